@@ -1,0 +1,35 @@
+# `make help` lists what there is.
+VENV ?= .venv
+PYTHON ?= python3
+STACK ?= official
+BIN := $(VENV)/bin
+export VENV PYTHON STACK
+
+# More processes than this do not pay: a test takes less than starting torch.
+TEST_PROCESSES ?= 2
+
+.PHONY: help env demo demo-full test lint clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: ## Create the virtual environment (VENV, PYTHON, STACK=official|onedl)
+	@bash tools/dev/make_env.sh
+
+demo: env ## Run the method end to end on generated images
+	@$(BIN)/python tools/demo.py
+
+demo-full: env ## The same at full length
+	@$(BIN)/python tools/demo.py --full
+
+test: lint ## Check style and types, then run the tests
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+
+lint: env ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info mmseg_dhr/.mim .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find mmseg_dhr configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,151 @@
+"""M_base from CAMs: a background, boundary correction, argmax."""
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..formats import read_cam, state_fingerprint, write_mask
+from ..ops import DenseCRFParams, add_background, dense_crf
+from .cams import photo_cam
+from .common import Photo, Shard, list_photos, open_shard, read_rgb
+
+__all__ = ['BaseMaskSettings', 'mask_from_cam', 'write_base_masks']
+
+
+class BaseMaskSettings(NamedTuple):
+    """How a CAM becomes a mask.
+
+    Attributes:
+        background_constant: Background score beside the CAMs; None to use ``background_power``.
+        background_power: Exponent of ``(1 - max_c)``; None to use the constant.
+        crf: Settings of :class:`DenseCRFParams`; None = no CRF.
+        background_index: Label id of the background; None if the data set has none.
+    """
+    background_constant: float | None = 0.3
+    background_power: float | None = None
+    crf: dict[str, float] | None = {}
+    background_index: int | None = 0
+
+
+def mask_from_cam(image: np.ndarray, cam: np.ndarray, tags: Sequence[int],
+                  settings: BaseMaskSettings) -> np.ndarray:
+    """One mask of label ids.
+
+    Args:
+        image (np.ndarray): uint8 RGB (H, W, 3).
+        cam (np.ndarray): (n, h, w) in [0, 1], the maps of the tags.
+        tags (Sequence[int]): Foreground label ids (n,).
+        settings (BaseMaskSettings): Background and CRF.
+
+    Returns:
+        np.ndarray: uint8 (H, W); all background without tags (255 if there is no background).
+    """
+    labels = list(tags)
+    size = image.shape[:2]
+    scores = torch.zeros((1, 0, *size))
+    if labels:
+        scores = F.interpolate(torch.from_numpy(cam.astype(np.float32))[None], size=size,
+                               mode='bilinear', align_corners=False)
+    if settings.background_index is not None:
+        labels = [settings.background_index, *labels]
+        scores = add_background(scores, settings.background_power, settings.background_constant)
+    if not labels:
+        return np.full(size, 255, np.uint8)
+    probs = scores[0].numpy()
+    if settings.crf is not None:
+        probs = dense_crf(image, probs, DenseCRFParams(**settings.crf))
+    return np.asarray(labels, np.uint8)[probs.argmax(0)]
+
+
+def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettings,
+                     model: Any = None, cam_dir: str | Path | None = None,
+                     scales: Sequence[float] = (1.0, ), flip: bool = True, workers: int = 0,
+                     overwrite: bool = False) -> Path:
+    """Write M_base as palette PNG for every image; goes on where it stopped.
+
+    Args:
+        dataset (TaggedDataset): The images and their tags.
+        out_dir: Output folder.
+        settings (BaseMaskSettings): Background and CRF.
+        model (DualEncoderSegmentor, optional): Makes the CAMs on the fly.
+        cam_dir (optional): Folder of CAMs that were written before.
+        scales, flip: Of the CAMs, with ``model``.
+        workers (int): Processes for the CRF beside this one. Defaults to 0.
+        overwrite (bool): Replace files of other settings. Defaults to False.
+
+    Returns:
+        Path: The folder.
+
+    Raises:
+        ValueError: Unless exactly one of ``model`` and ``cam_dir`` is given.
+    """
+    if (model is None) == (cam_dir is None):
+        raise ValueError('Expected exactly one of `model` and `cam_dir`.')
+    origin = (dict(scales=list(scales), flip=flip, weights=state_fingerprint(model))
+              if model is not None else dict(cams=str(cam_dir)))
+    shard = open_shard(out_dir, list_photos(dataset),
+                       dict(kind='base', **origin, **settings._asdict()), '.png', overwrite)
+    if model is not None:
+        model.eval()
+        make = _from_model(model, scales, flip)
+    else:
+        make = _from_folder(Path(str(cam_dir)))
+    _write_all(shard, make, settings, dataset.metainfo['palette'], workers)
+    shard.finish()
+    return Path(out_dir)
+
+
+def _from_model(model: Any, scales: Sequence[float], flip: bool) -> Callable[[Photo], np.ndarray]:
+    return lambda photo: photo_cam(model, photo, scales, flip)
+
+
+def _from_folder(folder: Path) -> Callable[[Photo], np.ndarray]:
+
+    def read(photo: Photo) -> np.ndarray:
+        labels, maps = read_cam(folder / f'{photo.img_id}.npz')
+        order = [labels.tolist().index(tag) for tag in photo.tags]
+        return maps[order]
+
+    return read
+
+
+def _write_all(shard: Shard, make: Callable[[Photo], np.ndarray], settings: BaseMaskSettings,
+               palette: Sequence[Sequence[int]], workers: int) -> None:
+    with _pool(workers if shard.photos else 0) as submit:
+        for photo in shard.progress('base masks'):
+            submit(_finish_mask, photo, make(photo), settings, str(shard.output.path(photo.img_id)),
+                   palette)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., None]]:
+    """A way to run a function here or in worker processes, a few jobs ahead at most."""
+    if workers < 1:
+        yield lambda function, *args: function(*args)
+        return
+    # spawn: forking a process that runs threads or a GPU is not safe
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        pending: list[Future] = []
+
+        def submit(function: Callable[..., None], *args: Any) -> None:
+            if len(pending) >= 4 * workers:
+                pending.pop(0).result()
+            pending.append(executor.submit(function, *args))
+
+        yield submit
+        for future in pending:
+            future.result()
+
+
+def _finish_mask(photo: Photo, cam: np.ndarray, settings: BaseMaskSettings, out: str,
+                 palette: Sequence[Sequence[int]]) -> None:
+    write_mask(out, mask_from_cam(read_rgb(photo.path), cam, photo.tags, settings), palette)

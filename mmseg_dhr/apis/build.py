@@ -1,0 +1,58 @@
+"""Model and data set of a config, as the stage commands need them."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+from ..utils import UserError
+
+__all__ = ['build_dataset', 'build_model', 'default_device']
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def build_model(config: Config, checkpoint: str | Path | None,
+                device: torch.device | None = None) -> Any:
+    """The model of a config with the weights of a checkpoint, in eval mode.
+
+    Args:
+        config (Config): Its ``model`` is a ``DualEncoderSegmentor``.
+        checkpoint (optional): File; None leaves the initial weights.
+        device (optional): Defaults to :func:`default_device`.
+
+    Raises:
+        UserError: If the checkpoint is missing or the model is another one.
+    """
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    if config.model.type != 'DualEncoderSegmentor':
+        raise UserError(f'Expected a config whose model is a DualEncoderSegmentor, '
+                        f'but found {config.model.type}.')
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise UserError(f'Checkpoint not found: {checkpoint}. Train it with `python '
+                            'tools/train.py CONFIG`; checkpoints are in the work directory.')
+        load_checkpoint(model, str(checkpoint), map_location='cpu')
+    return model.to(device or default_device()).eval()
+
+
+def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
+    """The tagged data set that a config names for work on whole images.
+
+    Raises:
+        UserError: If the config has no such key.
+    """
+    if key not in config:
+        raise UserError(f'The config has no `{key}`: a TaggedDataset of the training images with an '
+                        'un-augmented pipeline. See configs/_base_/datasets for examples.')
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    return DATASETS.build(config[key])

@@ -1,0 +1,81 @@
+"""USS features of whole images, written once and read many times."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..formats import state_fingerprint, write_features
+from .common import list_photos, open_shard, read_rgb
+
+__all__ = ['extract_uss_features', 'write_uss_features']
+
+
+@torch.no_grad()
+def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float] = (1.0, ),
+                         flip: bool = False) -> Tensor:
+    """Features of one image, averaged over scales and flips on the finest grid.
+
+    Args:
+        encoder (nn.Module): USS encoder, RGB 0..255 -> tuple with one map.
+        image (np.ndarray): uint8 RGB (H, W, 3).
+        scales (Sequence[float]): Factors on the image size. Defaults to (1.0,).
+        flip (bool): Also look at the mirrored image. Defaults to False.
+
+    Returns:
+        Tensor: Float32 (D, h, w), covering exactly the whole image.
+    """
+    encoder.eval()
+    device = next((b.device for b in encoder.buffers()), torch.device('cpu'))
+    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float()
+    height, width = image.shape[:2]
+    views = []
+    for scale in sorted(scales, reverse=True):
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        scaled = pixels if scale == 1 else F.interpolate(
+            pixels, size=size, mode='bilinear', antialias=scale < 1)
+        views.append(encoder(scaled)[0])
+        if flip:
+            views.append(encoder(scaled.flip(-1))[0].flip(-1))
+    grid = views[0].shape[-2:]
+    return torch.stack([
+        F.interpolate(v.float(), size=grid, mode='bilinear', align_corners=False)[0] for v in views
+    ]).mean(0)
+
+
+def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
+                       scales: Sequence[float] = (1.0, ), flip: bool = False,
+                       overwrite: bool = False) -> Path:
+    """Write ``{id}.safetensors`` (float16) for every image; goes on where it stopped.
+
+    Args:
+        encoder (nn.Module): USS encoder.
+        dataset (TaggedDataset): The images.
+        out_dir: Output folder.
+        scales, flip: See :func:`extract_uss_features`.
+        overwrite (bool): Replace files of other settings. Defaults to False.
+
+    Returns:
+        Path: The folder.
+    """
+    if hasattr(encoder, 'init_weights'):
+        encoder.init_weights()
+    settings = dict(kind='uss', scales=list(scales), flip=flip, encoder=type(encoder).__name__,
+                    options=_options(encoder), weights=state_fingerprint(encoder))
+    shard = open_shard(out_dir, list_photos(dataset), settings, '.safetensors', overwrite)
+    for photo in shard.progress('USS features'):
+        features = extract_uss_features(encoder, read_rgb(photo.path), scales, flip)
+        write_features(shard.output.path(photo.img_id), features)
+    shard.finish()
+    return Path(out_dir)
+
+
+def _options(encoder: Any) -> dict[str, Any]:
+    """Settings that change the features but are no weights."""
+    names = ('block', 'norm', 'scale', 'stride')
+    return {name: getattr(encoder, name) for name in names if hasattr(encoder, name)}

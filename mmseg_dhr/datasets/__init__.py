@@ -1,0 +1,11 @@
+"""Data sets with image-level labels, their samplers and transforms."""
+from .labels import ClassIndex, read_image_labels
+from .samplers import PositionSampler
+from .scenes import ScenesDataset
+from .tagged_dataset import TaggedDataset
+from .transforms import LoadCAM, LoadPseudoMask, LoadUSSFeatures, PackTaggedInputs, TrackGeometry
+
+__all__ = [
+    'ClassIndex', 'LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures', 'PackTaggedInputs',
+    'PositionSampler', 'ScenesDataset', 'TaggedDataset', 'TrackGeometry', 'read_image_labels'
+]

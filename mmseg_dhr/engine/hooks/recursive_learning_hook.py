@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ...apis import BaseMaskSettings, write_base_masks, write_pseudo_labels
+from ...formats import Manifest
+from ...utils import UserError
+
+WARMUP_CHECKPOINT = 'warmup.pth'
+
+
+@HOOKS.register_module()
+class RecursiveLearningHook(Hook):
+    """Recursive training of DHR (Section 3.3): when pseudo-labels are made, and by which network.
+
+    ``warmup_iters`` iterations train the tags alone (and the segmentor on M_base, where masks were
+    brought). Then, if ``base_masks`` is given, the network's own CAMs and a CRF become M_base for the
+    whole training set. After that:
+
+    - ``interval=1``: every iteration makes M_dh from the current network (the paper);
+    - ``interval=k``: every k iterations the network of that moment writes M_dh of the whole set to a
+      folder, and the segmentor trains on it in between (``pseudo_labels`` says where).
+
+    At the end of the warm-up the weights are kept as ``warmup.pth`` in the work directory.
+
+    Args:
+        warmup_iters (int): Length of the warm-up. Defaults to 0.
+        interval (int): See above. Defaults to 1.
+        base_masks (dict, optional): ``out_dir`` (the ``mask_dir`` of the pipeline's
+            ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``workers`` and the fields of
+            :class:`BaseMaskSettings`. None: the masks in the pipeline are the user's, or there are none.
+        pseudo_labels (dict, optional): For ``interval > 1``: ``out_dir`` (the ``mask_dir`` of the
+            training pipeline), ``dataset`` (its images with an un-augmented pipeline that loads M_base)
+            and, optionally, ``stride`` and ``batch_size``.
+
+    Raises:
+        ValueError: If a setting is missing or out of range.
+    """
+
+    def __init__(self,
+                 warmup_iters: int = 0,
+                 interval: int = 1,
+                 base_masks: dict | None = None,
+                 pseudo_labels: dict | None = None) -> None:
+        if warmup_iters < 0 or interval < 1:
+            raise ValueError('Expected warmup_iters >= 0 and interval >= 1, '
+                             f'but got {warmup_iters} and {interval}.')
+        if (interval > 1) != (pseudo_labels is not None):
+            raise ValueError('`pseudo_labels` (out_dir, dataset) goes with interval > 1, and only then.')
+        self.warmup_iters = warmup_iters
+        self.interval = interval
+        self.base_masks = base_masks
+        self.pseudo_labels = pseudo_labels
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the phase of this iteration; with a resumed training, check what it needs."""
+        for options in filter(None, (self.base_masks, self.pseudo_labels)):
+            Path(options['out_dir']).mkdir(parents=True, exist_ok=True)
+        self._restart_data(runner)
+        if runner.iter < self.warmup_iters:
+            _model(runner).set_phase('warmup')
+        elif runner.iter == 0:
+            self._end_warmup(runner, 0)
+        else:
+            for options in filter(None, (self.base_masks, self.pseudo_labels)):
+                _check_complete(options['out_dir'], runner.work_dir)
+            self._set_training_phase(runner)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict | None = None) -> None:
+        """End the warm-up, or a round, after the iteration that completes it."""
+        done = runner.iter + 1
+        if done == runner.max_iters:
+            return
+        if done == self.warmup_iters:
+            self._end_warmup(runner, done)
+        elif (self.interval > 1 and done > self.warmup_iters
+              and (done - self.warmup_iters) % self.interval == 0):
+            self._write_round(runner, done)
+
+    def _end_warmup(self, runner: Runner, done: int) -> None:
+        if done:
+            _save(runner)
+        if self.base_masks is not None:
+            options = dict(self.base_masks)
+            run = {k: options.pop(k) for k in ('out_dir', 'scales', 'flip', 'workers')
+                   if k in options}
+            model = _model(runner)
+            settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
+            # The folder belongs to this run: masks of an earlier run are replaced.
+            write_base_masks(runner.train_dataloader.dataset, settings=settings, model=model,
+                             overwrite=True, **run)
+            model.train()
+            self._restart_data(runner)
+        self._set_training_phase(runner)
+        if self.interval > 1:
+            self._write_round(runner, done)
+
+    def _set_training_phase(self, runner: Runner) -> None:
+        model = _model(runner)
+        online = self.interval == 1 and model.propagation is not None
+        model.set_phase('online' if online else 'given')
+
+    def _write_round(self, runner: Runner, done: int) -> None:
+        options = dict(self.pseudo_labels or {})
+        dataset = DATASETS.build(options.pop('dataset'))
+        model = _model(runner)
+        target = Path(options.pop('out_dir'))
+        # Beside the masks in use, then in their place: a kill leaves a whole folder behind.
+        fresh = target.with_name(f'{target.name}.next')
+        write_pseudo_labels(model, dataset, fresh, overwrite=True, note=done, **options)
+        _replace_folder(fresh, target)
+        model.train()
+        self._restart_data(runner)
+
+    @staticmethod
+    def _restart_data(runner: Runner) -> None:
+        """Batches that were loaded ahead saw the old masks: load them again."""
+        if hasattr(runner.train_loop, 'restart_data'):
+            runner.train_loop.restart_data()
+
+
+def _model(runner: Runner) -> Any:
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
+
+
+@master_only
+def _save(runner: Runner) -> None:
+    runner.save_checkpoint(runner.work_dir, WARMUP_CHECKPOINT, save_optimizer=False,
+                           save_param_scheduler=False)
+
+
+@master_only
+def _replace_folder(fresh: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    fresh.rename(target)
+
+
+def _check_complete(folder: str, work_dir: str) -> None:
+    manifest = Manifest.load(folder)
+    if manifest is None or not manifest.complete:
+        raise UserError(
+            f'{folder}: the masks that this training made at the end of its warm-up are missing or '
+            f'incomplete, so it cannot go on as it began. Make them again with '
+            f'`tools/make_base_masks.py CONFIG {Path(work_dir) / WARMUP_CHECKPOINT} {folder}`, '
+            'or start anew without --resume.')

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+from mmseg.models.segmentors.base import BaseSegmentor
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType, OptConfigType, OptSampleList, SampleList
+from torch import Tensor, nn
+
+from ...ops import normalize_cam
+from ...utils import UserError
+from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
+
+PHASES = ('warmup', 'online', 'given')
+_USS_PREFIX = 'uss_encoder.'
+
+
+@MODELS.register_module()
+class DualEncoderSegmentor(BaseSegmentor):
+    """Trains any mmseg segmentor from image-level tags (DHR, Fig. 5).
+
+    The wrapped segmentor is the weakly-supervised (WSS) network; a CAM head on its features learns the
+    tags, a frozen unsupervised (USS) encoder sees the same augmented pixels, and a propagation
+    turns CAM, both features and M_base into the mask M_dh that supervises the segmentor::
+
+        inputs -> segmentor.extract_feat -> F_ws -> cam_head -> L_cls, A
+               -> uss_encoder ---------> F_us            |
+        gt_sem_seg (M_base) -----> propagation <---------+
+                                        |
+                  segmentor's own heads <- M_dh           L_seg          (Eq. 6)
+
+    Inference touches the wrapped segmentor alone. The USS encoder is frozen and stays out of
+    checkpoints.
+
+    Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags, and M_base as it
+    is where there is one), ``online`` (M_dh of the current network at every iteration, the default) and
+    ``given`` (the masks that the pipeline loads, as they are).
+
+    Args:
+        segmentor (dict): Config of any mmseg segmentor that derives from ``EncoderDecoder``.
+        cam_head (dict): Config of the CAM head.
+        propagation (dict, optional): Config of the propagation. None trains on the given masks.
+        uss_encoder (dict, optional): Config of the USS encoder; it reads RGB 0..255 and returns a
+            tuple with one map. None expects ``uss_features`` in the data samples.
+        wss_indices (Sequence[int]): Which feature maps of the segmentor enter Step 3.
+            Defaults to (-2, -1), the last two stages.
+        data_preprocessor (dict, optional): Replaces settings of the segmentor's own, for example the
+            crop size. Defaults to None.
+        init_cfg (dict, optional): Initialisation.
+
+    Raises:
+        UserError: If the segmentor has no data preprocessor that normalises.
+    """
+
+    def __init__(self,
+                 segmentor: ConfigType,
+                 cam_head: ConfigType,
+                 propagation: OptConfigType = None,
+                 uss_encoder: OptConfigType = None,
+                 wss_indices: Sequence[int] = (-2, -1),
+                 data_preprocessor: OptConfigType = None,
+                 init_cfg: OptConfigType = None) -> None:
+        segmentor = segmentor.copy()
+        if data_preprocessor is not None:
+            segmentor['data_preprocessor'] = {**(segmentor.get('data_preprocessor') or {}),
+                                              **data_preprocessor}
+        built = MODELS.build(segmentor)
+        super().__init__(data_preprocessor=built.data_preprocessor, init_cfg=init_cfg)
+        if not getattr(self.data_preprocessor, '_enable_normalize', False):
+            raise UserError('DualEncoderSegmentor needs a SegDataPreProcessor with `mean` and `std`: '
+                            'the CRF and the USS encoder read the pixels back from the inputs.')
+        self.segmentor = built
+        self.cam_head = MODELS.build(cam_head)
+        self.propagation = None if propagation is None else MODELS.build(propagation)
+        self.uss_encoder = None if uss_encoder is None else MODELS.build(uss_encoder)
+        if self.uss_encoder is not None:
+            self.uss_encoder.requires_grad_(False).eval()
+        self.wss_indices = tuple(wss_indices)
+        self.phase = 'online' if self.propagation is not None else 'given'
+        self._register_state_dict_hook(_drop_uss_weights)
+        self._register_load_state_dict_pre_hook(_keep_uss_weights, with_module=True)
+        self._register_load_state_dict_pre_hook(_check_class_count, with_module=True)
+
+    # What mmseg's own tools (TTA, heads, hooks) ask of a segmentor.
+    @property
+    def decode_head(self) -> nn.Module:
+        """The wrapped segmentor's decode head."""
+        return self.segmentor.decode_head
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the wrapped segmentor's logits."""
+        return self.segmentor.out_channels
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the wrapped segmentor."""
+        return self.segmentor.num_classes
+
+    @property
+    def align_corners(self) -> bool:
+        """How the wrapped segmentor resizes its logits."""
+        return self.segmentor.align_corners
+
+    def train(self, mode: bool = True) -> DualEncoderSegmentor:
+        """Switch the trained parts; the USS encoder stays in eval mode."""
+        super().train(mode)
+        if self.uss_encoder is not None:
+            self.uss_encoder.eval()
+        return self
+
+    def set_phase(self, phase: str) -> None:
+        """Choose what supervises the segmentor.
+
+        Raises:
+            ValueError: If ``phase`` is unknown, or needs a propagation that is not there.
+        """
+        if phase not in PHASES:
+            raise ValueError(f'Expected phase to be one of {PHASES}, but got {phase!r}.')
+        if phase == 'online' and self.propagation is None:
+            raise ValueError("Phase 'online' needs a `propagation` in the model config.")
+        self.phase = phase
+
+    def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Features of the wrapped segmentor (after its neck, if it has one)."""
+        return self.segmentor.extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Logits of the wrapped segmentor."""
+        return self.segmentor.encode_decode(inputs, batch_img_metas)
+
+    def predict(self, inputs: Tensor, data_samples: OptSampleList = None) -> SampleList:
+        """Prediction of the wrapped segmentor."""
+        return self.segmentor.predict(inputs, data_samples)
+
+    def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Any:
+        return self.segmentor._forward(inputs, data_samples)
+
+    def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        """L_cls on the tags and L_seg on the masks of the current phase (Eq. 6).
+
+        Args:
+            inputs (Tensor): Normalised, padded images (B, 3, H, W).
+            data_samples (list[SegDataSample]): With metainfo ``image_labels`` and, where there is an
+                M_base, ``gt_sem_seg``.
+
+        Returns:
+            dict: Losses of the CAM head and of the segmentor's heads.
+
+        Raises:
+            UserError: If a sample has no ``image_labels``.
+        """
+        features = self.extract_feat(inputs)
+        maps = self.cam_head(features)
+        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
+        inside = valid_mask(inputs, _sizes(data_samples), maps.shape[-2:])
+        losses = self.cam_head.loss(maps, inside, targets)
+        masks = self._supervision(inputs, features, maps, targets, data_samples)
+        if masks is None:
+            return losses
+        supervised = _with_masks(data_samples, masks)
+        losses.update(self.segmentor._decode_head_forward_train(features, supervised))
+        if self.segmentor.with_auxiliary_head:
+            losses.update(self.segmentor._auxiliary_head_forward_train(features, supervised))
+        return losses
+
+    def _supervision(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
+                     targets: Tensor, data_samples: SampleList) -> Tensor | None:
+        """Masks (B, h, w) for L_seg; None while there are none."""
+        if self.phase == 'online':
+            return self._propagate(inputs, features, maps, targets, data_samples).final
+        base = _base_masks(data_samples)
+        if base is None or (self.phase == 'warmup' and
+                            not any('base_shares' in s.metainfo for s in data_samples)):
+            return None
+        return base
+
+    @torch.no_grad()
+    def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor, targets: Tensor,
+                   data_samples: SampleList, stages: bool = False) -> PropagationResult:
+        images = self.inputs_to_rgb(inputs)
+        return self.propagation(
+            PropagationInputs(
+                images=images,
+                sizes=_sizes(data_samples),
+                tags=[_tags(s) for s in data_samples],
+                cam=normalize_cam(maps.detach(), targets.to(maps.device)),
+                uss=self._uss_features(images, data_samples),
+                wss=[features[i].detach() for i in self.wss_indices],
+                base=_base_masks(data_samples),
+                base_shares=[s.metainfo.get('base_shares') for s in data_samples]), stages)
+
+    @torch.no_grad()
+    def propagate(self, inputs: Tensor, data_samples: SampleList,
+                  stages: bool = True) -> PropagationResult:
+        """Pseudo-labels of a preprocessed batch, without training on it.
+
+        Args:
+            inputs (Tensor): Normalised, padded images (B, 3, H, W).
+            data_samples (list[SegDataSample]): As for :meth:`loss`.
+            stages (bool): Also return the masks after each step. Defaults to True.
+
+        Returns:
+            PropagationResult: See :class:`DHRPropagation`.
+
+        Raises:
+            UserError: If the model has no propagation.
+        """
+        if self.propagation is None:
+            raise UserError('The model config has no `propagation`: nothing makes pseudo-labels.')
+        features = self.extract_feat(inputs)
+        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
+        return self._propagate(inputs, features, self.cam_head(features), targets, data_samples,
+                               stages)
+
+    def _uss_features(self, images: Tensor, data_samples: SampleList) -> Tensor:
+        if all('uss_features' in s for s in data_samples):
+            return pad_stack([s.uss_features.data for s in data_samples]).to(images.device)
+        if self.uss_encoder is None:
+            raise UserError('No USS features: set `uss_encoder` in the model config, or load cached '
+                            'ones with `LoadUSSFeatures` in the pipeline.')
+        return self.uss_encoder(images)[0]
+
+    def inputs_to_rgb(self, inputs: Tensor) -> Tensor:
+        """Undo the normalisation: (B, 3, H, W), RGB 0..255."""
+        pixels = inputs * self.data_preprocessor.std + self.data_preprocessor.mean
+        return pixels if self.data_preprocessor.channel_conversion else pixels.flip(1)
+
+    def rgb_to_inputs(self, images: Tensor) -> Tensor:
+        """Normalise RGB 0..255 as the data preprocessor would."""
+        pixels = images if self.data_preprocessor.channel_conversion else images.flip(1)
+        return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
+
+
+def _tags(sample: Any) -> tuple[int, ...]:
+    if 'image_labels' not in sample.metainfo:
+        raise UserError('Image-level labels are missing '
+                        f'({sample.metainfo.get("img_path", "unknown image")}): wrap the training data '
+                        'set in `TaggedDataset` and end its pipeline with `PackTaggedInputs`.')
+    return tuple(sample.metainfo['image_labels'])
+
+
+def _sizes(data_samples: SampleList) -> list[tuple[int, int]]:
+    return [tuple(s.metainfo['img_shape'][:2]) for s in data_samples]
+
+
+def _base_masks(data_samples: SampleList) -> Tensor | None:
+    if not all('gt_sem_seg' in s for s in data_samples):
+        return None
+    return torch.stack([s.gt_sem_seg.data[0] for s in data_samples])
+
+
+def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:
+    """Copies of the samples that carry these masks as their ground truth."""
+    supervised = []
+    for sample, mask in zip(data_samples, masks):
+        copy = sample.new()
+        copy.gt_sem_seg = PixelData(data=mask[None])
+        supervised.append(copy)
+    return supervised
+
+
+def pad_stack(maps: Sequence[Tensor]) -> Tensor:
+    """Stack (D, h_i, w_i) maps, repeating the border at the bottom and right."""
+    height = max(m.shape[-2] for m in maps)
+    width = max(m.shape[-1] for m in maps)
+    return torch.stack([
+        F.pad(m[None], (0, width - m.shape[-1], 0, height - m.shape[-2]), mode='replicate')[0]
+        for m in maps
+    ])
+
+
+def _drop_uss_weights(module: nn.Module, state: dict, prefix: str, _: dict) -> None:
+    for key in [k for k in state if k.startswith(prefix + _USS_PREFIX)]:
+        del state[key]
+
+
+def _keep_uss_weights(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    """The checkpoint has no USS weights: offer the module its own, so that none are 'missing'."""
+    if module.uss_encoder is not None:
+        for key, value in module.uss_encoder.state_dict().items():
+            state.setdefault(f'{prefix}{_USS_PREFIX}{key}', value)
+
+
+def _check_class_count(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    """mmengine only logs a shape mismatch and goes on with random heads; refuse instead."""
+    for name, parameter in module.named_parameters():
+        if not name.startswith((f'{_USS_PREFIX}', 'segmentor.backbone.')):
+            found = state.get(prefix + name)
+            if found is not None and found.shape[:1] != parameter.shape[:1]:
+                raise UserError(
+                    f'The checkpoint is for another number of classes (or another head): {name} is '
+                    f'{tuple(found.shape)} there, this config expects {tuple(parameter.shape)} '
+                    f'({module.num_classes} classes). Use the config it was trained with.')
+

@@ -1,0 +1,184 @@
+"""Checks of what a user gives, before anything expensive is built."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import nn
+
+from .errors import UserError
+
+__all__ = ['check_checkpoint', 'check_datasets', 'leaf_datasets', 'naming_broken_files']
+
+_HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
+                'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
+_LAYOUT = 'JPEGImages/, SegmentationClassAug/ and ImageSets/Segmentation/*.txt'
+
+# Draws its folder itself when it is first loaded.
+_SELF_MADE = ('ScenesDataset', )
+
+# Parts that no prediction needs: a checkpoint may lack them.
+_TRAINING_PARTS = ('cam_head.', 'auxiliary_head.', 'segmentor.auxiliary_head.', 'propagation.')
+
+# What the image readers say of a damaged file; most of them do not name it.
+_BROKEN = re.compile('cannot identify image file|image file is truncated|broken data stream|'
+                     'Truncated File Read|unrecognized data stream|failed to load image|imdecode')
+
+
+def leaf_datasets(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Configs of the data sets inside wrappers (``dataset``, ``datasets``), with their keys.
+
+    Args:
+        dataset (Mapping): Config of a data set.
+        key (str): Its key in the config, such as 'test_dataloader.dataset'.
+
+    Yields:
+        tuple[str, Mapping]: Key and config; the data set itself if it wraps none.
+    """
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from leaf_datasets(dataset['dataset'], f'{key}.dataset')
+    elif isinstance(dataset.get('datasets'), Sequence):
+        for i, part in enumerate(dataset['datasets']):
+            yield from leaf_datasets(part, f'{key}.datasets[{i}]')
+    else:
+        yield key, dataset
+
+
+def check_datasets(cfg: Mapping[str, Any],
+                   splits: Sequence[str] = ('train', 'val', 'test')) -> None:
+    """Check that the folders and lists of the data sets exist.
+
+    Args:
+        cfg (Mapping): Config with ``{split}_dataloader``; a split without one is passed over.
+        splits (Sequence[str]): What to check. Defaults to train, val and test.
+
+    Raises:
+        UserError: Names the config key, the path, what the folder should hold and how to give
+            another.
+    """
+    for split in splits:
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        if isinstance(dataset, Mapping):
+            for key, leaf in leaf_datasets(dataset, f'{split}_dataloader.dataset'):
+                _check_dataset(key, leaf)
+
+
+def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
+    if dataset.get('backend_args') or dataset.get('type') in _SELF_MADE:
+        return
+    root = dataset.get('data_root')
+    if root and not os.path.isdir(root):
+        raise UserError(f'{root}: no such data folder (`{key}.data_root`). Expected the layout of '
+                        f'PASCAL VOC: {_LAYOUT}. {_HOW_TO_GIVE}')
+    prefixes = dataset.get('data_prefix') or {}
+    parts = {'ann_file': dataset.get('ann_file')}
+    parts.update({f'data_prefix.{name}': prefixes.get(name)
+                  for name in ('img_path', 'seg_map_path')})
+    for name, part in parts.items():
+        path = os.path.join(root or '', part) if part else None
+        if path and not os.path.exists(path):
+            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root)}{_HOW_TO_GIVE}')
+
+
+def _found(root: str | None) -> str:
+    if not root:
+        return ''
+    names = sorted(entry.name for entry in Path(root).iterdir() if entry.name[0] != '.')
+    shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
+    return f'Expected {root} to hold {_LAYOUT}, but found {shown or "nothing"}. '
+
+
+@contextmanager
+def naming_broken_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[None]:
+    """Find the file when an image reader fails without naming it.
+
+    Args:
+        cfg (Mapping): Config with ``{split}_dataloader``.
+        splits (Sequence[str]): Which data sets to search.
+
+    Raises:
+        UserError: Names the first damaged image or mask; any other error passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _BROKEN.search(str(error)):
+            raise
+        for path in _data_files(cfg, splits):
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except (OSError, SyntaxError) as cause:
+                raise UserError(f'{path}: expected a whole image file, but it cannot be decoded '
+                                f'({cause}). Replace it, or take it off the list.') from error
+        raise
+
+
+def _data_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[str]:
+    from mmseg.registry import DATASETS
+
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, leaf in leaf_datasets(loader.get('dataset') or {}, split):
+            dataset = DATASETS.build({**leaf, 'pipeline': []})
+            for info in map(dataset.get_data_info, range(len(dataset))):
+                yield from (info[name] for name in ('img_path', 'seg_map_path') if name in info)
+
+
+def check_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:
+    """Check that a checkpoint brings every weight that a prediction needs, in the right shape.
+
+    mmengine only logs what does not fit and goes on with random weights.
+
+    Args:
+        model (nn.Module): Segmentor, or one wrapped for several processes or test-time
+            augmentation.
+        path (str | PathLike): File or URL, anything that mmengine loads.
+
+    Raises:
+        UserError: If the file is missing or broken, or its weights are of another model or of
+            another number of classes.
+    """
+    state = _read_state(os.fspath(path))
+    inner = model
+    while isinstance(inner, nn.Module):
+        model, inner = inner, getattr(inner, 'module', None)
+    expected = model.state_dict()
+    wrong = [name for name in expected if name in state and
+             state[name].shape != expected[name].shape]
+    if wrong:
+        raise UserError(
+            f'{path}: the checkpoint is of another model or for another number of classes: '
+            f'{wrong[0]} has shape {tuple(state[wrong[0]].shape)} there, but the config makes '
+            f'{tuple(expected[wrong[0]].shape)} ({len(wrong)} weights differ). Test with the '
+            'config that it was trained with.')
+    missing = [name for name in expected if name not in state and
+               not name.startswith(_TRAINING_PARTS) and not name.endswith('num_batches_tracked')]
+    if missing:
+        raise UserError(
+            f'{path}: the checkpoint is of another model: {len(missing)} of the {len(expected)} '
+            f'weights are not in it, such as {missing[0]}; it holds '
+            f'{next(iter(state), "nothing")!r} and others. Test with the config that it was '
+            'trained with.')
+
+
+def _read_state(path: str) -> dict[str, Any]:
+    from mmengine.runner import CheckpointLoader
+
+    if '://' not in path and not os.path.isfile(path):
+        raise UserError(f'{path}: no such checkpoint. Expected the .pth file of a training, found '
+                        'in its `--work-dir`.')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except Exception as error:  # torch and pickle raise types of many kinds for a broken file
+        first = str(error).strip().split('\n')[0]
+        raise UserError(f'{path}: not a checkpoint that can be read '
+                        f'({type(error).__name__}: {first}).') from error
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
+    return {name.removeprefix('module.'): value for name, value in state.items()
+            if hasattr(value, 'shape')}

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmseg_dhr.ops import min_max_normalize, sinkhorn, transport_scores
+
+
+def _scores(classes: int, pixels: int, seed: int = 0, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, classes, pixels, generator=torch.Generator().manual_seed(seed))
+
+
+def _pot(scores: np.ndarray, reg: float, marginal: np.ndarray) -> np.ndarray:
+    """POT's plan, float64, (C, N)."""
+    pixels = np.full(scores.shape[1], 1 / scores.shape[1])
+    plan = ot.sinkhorn(pixels, marginal, 1 - scores.T, reg, method='sinkhorn_log', numItermax=20000,
+                       stopThr=1e-13)
+    return plan.T
+
+
+class TestSinkhorn:
+
+    @pytest.mark.parametrize('classes', [2, 3, 7])
+    @pytest.mark.parametrize('reg', [0.05, 0.1, 1.0])
+    def test_equals_pot(self, classes: int, reg: float) -> None:
+        scores = _scores(classes, 143, seed=classes)
+        plan = sinkhorn(scores, reg, num_iters=300)[0].numpy()
+        expected = _pot(scores[0].double().numpy(), reg, np.full(classes, 1 / classes))
+        # The plan is of the order 1 / (N C): compare at that scale.
+        np.testing.assert_allclose(plan * plan.size, expected * plan.size, atol=1e-4)
+        np.testing.assert_allclose(plan, expected, atol=1e-5)
+
+    def test_given_marginal_equals_pot(self) -> None:
+        scores, share = _scores(4, 90), np.array([0.7, 0.2, 0.09, 0.01])
+        plan = sinkhorn(scores, 0.1, torch.as_tensor(share)[None] * 12, num_iters=400)[0].numpy()
+        np.testing.assert_allclose(plan, _pot(scores[0].double().numpy(), 0.1, share), atol=1e-5)
+
+    def test_batch_of_different_sizes_equals_one_by_one(self) -> None:
+        counts = [(2, 50), (4, 31), (1, 77), (3, 80)]
+        batch = torch.rand(4, 4, 80, generator=torch.Generator().manual_seed(1)) * 5
+        class_mask = torch.zeros(4, 4, dtype=torch.bool)
+        pixel_mask = torch.zeros(4, 80, dtype=torch.bool)
+        for i, (classes, pixels) in enumerate(counts):
+            class_mask[i, :classes] = True
+            pixel_mask[i, :pixels] = True
+        plan = sinkhorn(batch, class_mask=class_mask, pixel_mask=pixel_mask)
+        for i, (classes, pixels) in enumerate(counts):
+            alone = sinkhorn(batch[i:i + 1, :classes, :pixels])
+            torch.testing.assert_close(plan[i:i + 1, :classes, :pixels], alone)
+            assert plan[i].sum() == pytest.approx(1, abs=1e-5)
+        assert plan[~class_mask].abs().max() == 0
+
+    def test_large_costs_keep_their_mass(self) -> None:
+        # In the plain domain exp(-cost / reg) underflows float32 here.
+        scores = _scores(3, 64) * -100
+        plan = sinkhorn(scores, 0.1, num_iters=2000)
+        torch.testing.assert_close(plan.sum(2), torch.full((1, 3), 1 / 3), atol=1e-3, rtol=0)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(2, 6), st.integers(2, 60), st.integers(0, 1000))
+    def test_law_plan_is_a_shifted_softmax(self, classes: int, pixels: int, seed: int) -> None:
+        """T_ij = softmax_j(S_ij / reg + g_j) / N with every class receiving its mass."""
+        scores = _scores(classes, pixels, seed)
+        plan = sinkhorn(scores, 0.1, num_iters=500)
+        torch.testing.assert_close(plan.sum(1), torch.full((1, pixels), 1 / pixels))
+        torch.testing.assert_close(plan.sum(2), torch.full((1, classes), 1 / classes), atol=1e-3,
+                                   rtol=0)
+        shift = (plan.clamp_min(1e-30).log() - scores / 0.1)
+        shift = shift - shift[:, :1]
+        torch.testing.assert_close(shift.amax(2), shift.amin(2), atol=1e-2, rtol=1e-3)
+
+    def test_class_order_does_not_matter(self) -> None:
+        scores, order = _scores(5, 40), torch.tensor([3, 0, 4, 1, 2])
+        torch.testing.assert_close(sinkhorn(scores[:, order]), sinkhorn(scores)[:, order])
+
+    def test_one_class_is_constant_and_none_is_zero(self) -> None:
+        plan = sinkhorn(_scores(1, 10))
+        torch.testing.assert_close(plan, torch.full((1, 1, 10), 0.1))
+        empty = sinkhorn(_scores(2, 10), class_mask=torch.zeros(1, 2, dtype=torch.bool))
+        assert torch.equal(empty, torch.zeros(1, 2, 10))
+
+    def test_no_valid_pixel_gives_zero(self) -> None:
+        plan = sinkhorn(_scores(2, 10), pixel_mask=torch.zeros(1, 10, dtype=torch.bool))
+        assert torch.equal(plan, torch.zeros(1, 2, 10))
+
+    def test_nan_is_no_evidence(self) -> None:
+        scores = _scores(3, 20)
+        scores[0, 1, 4] = float('nan')
+        plan = sinkhorn(scores)
+        assert torch.isfinite(plan).all()
+        torch.testing.assert_close(plan, sinkhorn(torch.nan_to_num(scores)))
+
+    def test_float32_under_bfloat16_autocast(self) -> None:
+        scores = _scores(3, 50)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            plan = sinkhorn(scores)
+        assert plan.dtype == torch.float32
+        torch.testing.assert_close(plan, sinkhorn(scores))
+
+    @pytest.mark.parametrize(('kwargs', 'message'), [
+        (dict(scores=torch.rand(3, 4)), r'\(B, C, N\)'),
+        (dict(scores=torch.rand(1, 3, 4), reg=0.0), 'reg to be positive'),
+        (dict(scores=torch.rand(1, 3, 4), class_mask=torch.ones(1, 2)), 'class_mask'),
+        (dict(scores=torch.rand(1, 3, 4), pixel_mask=torch.ones(1, 5)), 'pixel_mask'),
+        (dict(scores=torch.rand(1, 3, 4), class_marginal=torch.ones(1, 2)), 'class_marginal'),
+    ])
+    def test_errors(self, kwargs: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            sinkhorn(**kwargs)
+
+
+class TestTransportScores:
+
+    def test_is_the_min_max_of_the_plan(self) -> None:
+        scores = _scores(3, 30)
+        plan = sinkhorn(scores).numpy()
+        low, high = plan.min(2, keepdims=True), plan.max(2, keepdims=True)
+        np.testing.assert_allclose(transport_scores(scores).numpy(), (plan - low) / (high - low),
+                                   rtol=1e-4, atol=1e-6)
+
+    def test_single_class_is_bypassed(self) -> None:
+        scores = _scores(2, 12, batch=2)
+        class_mask = torch.tensor([[True, False], [True, True]])
+        factor = transport_scores(scores, class_mask=class_mask)
+        assert torch.equal(factor[0], torch.tensor([[1.0] * 12, [0.0] * 12]))
+        assert factor[1].amax(1).tolist() == [1.0, 1.0]
+
+    def test_constant_maps_are_finite(self) -> None:
+        factor = transport_scores(torch.full((1, 3, 9), 0.5))
+        assert torch.equal(factor, torch.zeros(1, 3, 9))
+
+    def test_raises_a_minor_class(self) -> None:
+        """A weak but distinct class wins its pixels once every class has the same mass."""
+        scores = torch.zeros(1, 2, 100)
+        scores[0, 0] = 0.8
+        scores[0, 1, :5] = 0.6
+        assert (scores[0, 1] > scores[0, 0]).sum() == 0
+        plan = sinkhorn(scores)
+        assert (plan[0, 1] > plan[0, 0])[:5].all()
+
+
+def test_min_max_ignores_padding() -> None:
+    maps = torch.tensor([[[1.0, 3.0, 100.0]]])
+    mask = torch.tensor([[True, True, False]])
+    assert min_max_normalize(maps, mask).tolist() == [[[0.0, 1.0, 0.0]]]

@@ -1,0 +1,145 @@
+"""Score a folder of masks (pseudo-labels, predictions) against the ground truth."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmseg_dhr.datasets import read_image_labels
+from mmseg_dhr.evaluation import (
+    MaskPair,
+    list_pairs,
+    match_masks,
+    per_class_table,
+    score_pairs,
+    scores_table,
+)
+from mmseg_dhr.evaluation.folders import Matching
+from mmseg_dhr.formats import atomic_path
+from mmseg_dhr.utils import UserError, check_datasets
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+
+
+class Task(NamedTuple):
+    """What to score."""
+    pairs: list[MaskPair]
+    matching: Matching
+    classes: Sequence[str]
+    background_index: int | None
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('pred_dir', help='folder of masks {image id}.png')
+    source = parser.add_argument_group('ground truth (--config, or --gt-dir and --classes)')
+    source.add_argument('--config', help='config whose data set names images, classes and tags')
+    source.add_argument('--split', choices=['train', 'val', 'test'], default='train',
+                        help='which data set of the config (default: train)')
+    source.add_argument('--gt-dir', metavar='DIR', help='folder of true masks {image id}.png')
+    source.add_argument('--classes', nargs='+', metavar='NAME',
+                        help='class names in the order of the labels, for --gt-dir')
+    source.add_argument('--labels', metavar='FILE',
+                        help='image-level labels (.json, .csv, .npy), for --gt-dir; the default is '
+                        'what the true masks show')
+    parser.add_argument('--per-class', action='store_true', help='print the IoU of each class')
+    parser.add_argument('--json', metavar='FILE', help='write all figures there')
+    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)),
+                        help='processes (default: all cores)')
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    if not args.config and not (args.gt_dir and args.classes):
+        parser.error('give --config, or --gt-dir and --classes')
+    if args.jobs < 1:
+        parser.error('--jobs must be at least 1')
+    return args
+
+
+def background_of(classes: Sequence[str]) -> int | None:
+    """Label of the class that is named background, None if there is none."""
+    names = [name.strip(' _').lower() for name in classes]
+    return names.index('background') if 'background' in names else None
+
+
+def task_of_config(args: argparse.Namespace) -> Task:
+    """Images, classes, tags and masks from a config.
+
+    Raises:
+        UserError: If the config has no such data set or names no masks.
+    """
+    cfg = config_from(args)
+    loader = cfg.get(f'{args.split}_dataloader')
+    if not loader:
+        raise UserError(f'{args.config}: no `{args.split}_dataloader`.')
+    check_datasets(cfg, (args.split, ))
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    dataset = DATASETS.build(without_pipeline(loader['dataset']))
+    gt_dir = args.gt_dir
+    if gt_dir is None and args.split == 'train' and 'score_masks' in cfg:
+        root = getattr(getattr(dataset, 'dataset', dataset), 'data_root', None)
+        gt_dir = os.path.join(root or '', cfg.score_masks)
+    classes = dataset.metainfo['classes']
+    return Task(*list_pairs(dataset, args.pred_dir, gt_dir), classes,
+                getattr(dataset, 'background_index', background_of(classes)))
+
+
+def without_pipeline(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The config of a data set that reads no image; what the pipeline needs may be absent."""
+    plain = dict(dataset)
+    if isinstance(plain.get('dataset'), dict):
+        plain['dataset'] = without_pipeline(plain['dataset'])
+    else:
+        plain['pipeline'] = []
+    return plain
+
+
+def task_of_folders(args: argparse.Namespace) -> Task:
+    """Images, masks and tags from folders and files."""
+    background = background_of(args.classes)
+    matching = match_masks(args.pred_dir, match_masks(args.gt_dir).common)
+    tags: dict[str, tuple[int, ...]] = {}
+    if args.labels:
+        source = dict(type=Path(args.labels).suffix[1:], path=args.labels, allow_empty=True)
+        tags = read_image_labels(source, args.classes, background, matching.common)
+    pairs = [MaskPair(i, os.path.join(args.pred_dir, f'{i}.png'),
+                      os.path.join(args.gt_dir, f'{i}.png'), tags.get(i)) for i in matching.common]
+    return Task(pairs, matching, args.classes, background)
+
+
+def print_matching(matching: Matching, pred_dir: str) -> None:
+    """Say which images are scored and which are not."""
+    print(f'{pred_dir}: {len(matching.common)} masks scored')
+    for ids, what in ((matching.missing, 'images of the data set have no mask there'),
+                      (matching.surplus, 'masks are of no image of the data set (not scored)')):
+        if ids:
+            more = ', ...' if len(ids) > 10 else ''
+            print(f'warning: {len(ids)} {what}: {", ".join(ids[:10])}{more}', file=sys.stderr)
+
+
+def main() -> None:
+    """Score and print."""
+    args = parse_args()
+    with friendly_errors(args.debug):
+        task = task_of_config(args) if args.config else task_of_folders(args)
+        print_matching(task.matching, args.pred_dir)
+        scores = score_pairs(task.pairs, len(task.classes), task.background_index, args.jobs,
+                             sys.stderr.isatty()).compute()
+        if args.per_class:
+            print(per_class_table(scores, task.classes) + '\n')
+        print(scores_table(scores))
+        if args.json:
+            figures = {name: group.as_dict(task.classes)
+                       for name, group in scores._asdict().items()}
+            figures['missing'] = task.matching.missing
+            with atomic_path(args.json) as temporary:
+                temporary.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()

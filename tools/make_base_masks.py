@@ -1,0 +1,44 @@
+"""Write M_base, the initial masks: CAMs, a background, a CRF. One palette PNG per image."""
+from __future__ import annotations
+
+import argparse
+
+from mmseg_dhr.apis import BaseMaskSettings, write_base_masks
+from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint of a DualEncoderSegmentor')
+    parser.add_argument('out_dir', help='folder for {image id}.png')
+    parser.add_argument('--cams', help='folder of tools/make_cams.py instead of CAMs on the fly')
+    parser.add_argument('--scales', type=float, nargs='+', default=[1.0],
+                        help='factors on the image size (default: %(default)s)')
+    parser.add_argument('--no-flip', action='store_true', help='do not add mirrored views')
+    parser.add_argument('--background', type=float, default=0.3,
+                        help='constant background score (default: %(default)s)')
+    parser.add_argument('--background-power', type=float,
+                        help='exponent of (1 - max CAM), instead of the constant')
+    parser.add_argument('--no-crf', action='store_true', help='argmax of the CAMs as they are')
+    parser.add_argument('--workers', type=int, default=1, help='CRF processes (default: 1)')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with friendly_errors(args.debug):
+        config = config_from(args)
+        head = config.model.cam_head
+        power = args.background_power
+        settings = BaseMaskSettings(None if power is not None else args.background, power,
+                                    None if args.no_crf else {}, head.get('background_index', 0))
+        model = None if args.cams else build_model(config, args.checkpoint)
+        write_base_masks(build_dataset(config), args.out_dir, settings, model, args.cams,
+                         args.scales, not args.no_flip, args.workers, args.overwrite)
+
+
+if __name__ == '__main__':
+    main()

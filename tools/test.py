@@ -1,0 +1,124 @@
+"""Test a trained segmentor: the table of mmseg, and the predictions as palette PNG if wanted."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmseg_dhr.evaluation import MaskWriterHook, TestProgressHook
+from mmseg_dhr.utils import (
+    UserError,
+    check_checkpoint,
+    check_datasets,
+    friendly_errors,
+    leaf_datasets,
+    naming_broken_files,
+)
+from mmseg_dhr.utils.cli import (
+    add_config_arguments,
+    add_launcher_arguments,
+    config_from,
+    prepare_cpu_launch,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a segmentor')
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='DIR', help='write the predictions there as palette PNG')
+    parser.add_argument('--show', action='store_true', help='show prediction results')
+    parser.add_argument('--show-dir', help='write painted images to this dir')
+    parser.add_argument('--wait-time', type=float, default=2, help='the interval of show (s)')
+    parser.add_argument('--tta', action='store_true',
+                        help='test time augmentation, with the tta_model and tta_pipeline of the '
+                        'config')
+    parser.add_argument('--crf', action=argparse.BooleanOptionalAction, default=None,
+                        help='refine the predictions with a dense CRF, or do not; the default is '
+                        'what tta_model says. --crf implies --tta')
+    add_config_arguments(parser)
+    add_launcher_arguments(parser)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def enable_tta(cfg: Config, crf: bool | None) -> None:
+    """Wrap the model for test-time augmentation.
+
+    Args:
+        cfg (Config): Changed in place.
+        crf (bool, optional): Switch the CRF on (with the settings of ``tta_model.crf``, if there
+            are any) or off. None leaves ``tta_model`` as it is.
+
+    Raises:
+        UserError: If the config has no ``tta_pipeline``.
+    """
+    if 'tta_pipeline' not in cfg:
+        raise UserError('`--tta` and `--crf` need a `tta_pipeline` in the config: a TestTimeAug of '
+                        'scales and flips, as in the data set configs of mmseg.')
+    tta_model = dict(cfg.get('tta_model') or dict(type='CRFTTAModel'))
+    if crf and tta_model['type'] != 'CRFTTAModel':
+        tta_model['type'] = 'CRFTTAModel'
+    if crf:
+        tta_model['crf'] = tta_model.get('crf') or dict()
+    elif crf is not None:
+        tta_model.pop('crf', None)
+    for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
+        dataset['pipeline'] = cfg.tta_pipeline
+    cfg.model = dict(**tta_model, module=cfg.model)
+
+
+def drop_training_parts(cfg: Config) -> None:
+    """Leave out what only a training needs, so that a test needs no file of theirs."""
+    if cfg.model.type == 'DualEncoderSegmentor':
+        cfg.model.uss_encoder = None
+        cfg.model.propagation = None
+
+
+def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
+    """Paint the predictions on a screen or into a folder.
+
+    Raises:
+        UserError: If the config has no hook for it.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError('`--show` and `--show-dir` need a visualization hook in the config: '
+                        "default_hooks = dict(visualization=dict(type='SegVisualizationHook')).")
+    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    if args.show_dir:
+        cfg.visualizer['save_dir'] = args.show_dir
+
+
+def main() -> None:
+    """Build the runner and test."""
+    args = parse_args()
+    with friendly_errors(args.debug):
+        cfg = config_from(args)
+        cfg.launcher = args.launcher
+        cfg.load_from = args.checkpoint
+        check_datasets(cfg, ('test', ))
+        if args.show or args.show_dir:
+            enable_visualization(cfg, args)
+        drop_training_parts(cfg)
+        if args.tta or args.crf:
+            enable_tta(cfg, args.crf)
+        if sys.stderr.isatty() and 'logger' in cfg.get('default_hooks', {}):
+            cfg.default_hooks.logger.interval = sys.maxsize  # the progress bar stands in for it
+        prepare_cpu_launch(cfg)
+        runner = Runner.from_cfg(cfg)
+        check_checkpoint(runner.model, args.checkpoint)
+        runner.register_hook(TestProgressHook())
+        if args.out:
+            runner.register_hook(MaskWriterHook(args.out))
+        with naming_broken_files(cfg, ('test', )):
+            runner.test()
+
+
+if __name__ == '__main__':
+    main()
