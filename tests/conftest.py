@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 # Before any test module imports mmseg: the package makes it importable where
 # mmcv has no compiled operators.
@@ -45,15 +46,18 @@ def subprocess_env() -> dict[str, str]:
     return {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
 
 
-@pytest.fixture
-def mmseg_modules() -> Iterator[None]:
-    """Registers all components of mmseg and makes ``mmseg`` the scope."""
-    from mmengine.registry import DefaultScope
-    from mmseg.utils import register_all_modules
-
+@pytest.fixture(autouse=True)
+def _default_scope() -> Iterator[None]:
+    """Keeps one test's scope from deciding what the next one builds."""
     instances = DefaultScope._instance_dict.copy()
-    register_all_modules(init_default_scope=True)
     yield
-    # One test's scope must not decide what the next one builds.
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(instances)
+
+
+@pytest.fixture
+def mmseg_modules(_default_scope: None) -> None:
+    """Registers all components of mmseg and makes ``mmseg`` the scope."""
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)

@@ -48,7 +48,7 @@ model = dict(
         model_name='vit_small_patch14_dinov2',
         checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
     propagation=dict(type='DHRPropagation', num_classes=num_classes))
-max_iters = 900
+max_iters = 1100
 warmup_iters = 260
 custom_hooks = [
     dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features'),

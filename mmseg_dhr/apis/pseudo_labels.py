@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from ..formats import state_fingerprint, write_mask
@@ -15,7 +16,7 @@ from .common import list_photos, open_shard
 
 __all__ = ['STAGES', 'pseudo_label_stages', 'write_pseudo_labels']
 
-STAGES = ('base', 'init', 'uss', 'wss', 'final')
+STAGES = ('base', 'init', 'nearest', 'uss', 'wss', 'final')
 
 
 @torch.no_grad()
@@ -32,14 +33,16 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
 
     Yields:
         tuple: The index and masks uint8 (H, W) by stage: ``base`` (M_base; absent if there is none),
-        ``init`` (Step 1), ``uss`` (Step 2), ``wss`` (Step 3) and ``final`` (after R_C).
+        ``init`` (Step 1), ``nearest`` (the control without transport), ``uss`` (Step 2), ``wss``
+        (Step 3) and ``final`` (after R_C).
     """
     model.eval()
     for start in range(0, len(indices), batch_size):
         chunk = indices[start:start + batch_size]
         inputs, samples = _collate(model, [dataset[i] for i in chunk])
         result = model.propagate(inputs, samples, stages=True)
-        maps = dict(init=result.init, uss=result.uss, wss=result.wss, final=result.final)
+        maps = dict(init=result.init, nearest=result.nearest, uss=result.uss, wss=result.wss,
+                    final=result.final)
         for row, (index, sample) in enumerate(zip(chunk, samples)):
             masks = {}
             if 'base_shares' in sample.metainfo:
@@ -64,17 +67,12 @@ def _collate(model: Any, packed: list[dict]) -> tuple[Tensor, list]:
         if 'gt_sem_seg' in sample:
             padded = F.pad(sample.gt_sem_seg.data, pad, value=255)
             del sample.gt_sem_seg
-            sample.set_data(dict(gt_sem_seg=_pixel_data(padded)))
+            sample.set_data(dict(gt_sem_seg=PixelData(data=padded)))
     inputs = torch.cat([
         F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
         for image in images
     ])
     return inputs, samples
-
-
-def _pixel_data(data: Tensor) -> Any:
-    from mmengine.structures import PixelData
-    return PixelData(data=data)
 
 
 def _crop(mask: Tensor, inputs: Tensor, sample: Any) -> np.ndarray:

@@ -38,6 +38,8 @@ class ResumableIterLoop(IterBasedTrainLoop):
         ValueError: If the data loader's sampler is no PositionSampler.
     """
 
+    dataloader_iterator: Any
+
     def __init__(self, runner: Any, dataloader: Any, max_iters: int, **kwargs: Any) -> None:
         super().__init__(runner, dataloader, max_iters, **kwargs)
         self._batch_sampler = self.dataloader.batch_sampler
@@ -84,7 +86,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
             samples = self._next_batch * self._batch_sampler.batch_size * get_world_size()
             self._batch_sampler.sampler.set_start(samples)
             # Let go of the old iterator first: its workers end before the new ones start.
-            del self.dataloader_iterator
+            self.dataloader_iterator = None
             self.dataloader_iterator = iter(self.dataloader)
             self._restart = False
         data_batch = next(self.dataloader_iterator)

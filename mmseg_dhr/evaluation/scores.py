@@ -105,12 +105,14 @@ class MaskScores:
                 the ground truth shows.
 
         Raises:
-            ValueError: If shapes differ, or a label or tag is no class.
+            ValueError: If shapes differ, or a label or tag is no class (or no integer).
         """
         pred, gt = np.asarray(pred), np.asarray(gt)
         if pred.shape != gt.shape or pred.ndim != 2:
             raise ValueError('Expected prediction and ground truth of one shape (H, W), '
                              f'but got {pred.shape} and {gt.shape}.')
+        if pred.dtype.kind not in 'iu' or gt.dtype.kind not in 'iu':
+            raise ValueError(f'Expected integer labels, but got {pred.dtype} and {gt.dtype}.')
         valid = gt != self.ignore_index
         areas = np.stack([self._histogram(gt[valid & (pred == gt)], 'ground truth'),
                           self._histogram(pred[valid], 'prediction'),

@@ -49,8 +49,10 @@ class TransportSettings(NamedTuple):
 
 
 class Rebalanced(NamedTuple):
-    """Result of Step 2: maps (B, C, h, w), centroids (B, C, D), classes with area (B, C)."""
+    """Result of Step 2: S_us and the similarity S it came from, both (B, C, h, w), centroids
+    (B, C, D), classes with area (B, C)."""
     maps: Tensor
+    similarity: Tensor
     centroids: Tensor
     class_mask: Tensor
 
@@ -147,10 +149,11 @@ def rebalance_uss(features: Tensor, init: Tensor, classes: Tensor, class_mask: T
     Returns:
         Rebalanced: Maps in [0, 1]; a class without a pixel in M_init has an all-zero map.
     """
-    maps, centroids, present, area = _similarity(features, init, classes, class_mask, pixel_mask)
-    marginal = class_marginal(area, settings.marginal)
-    maps = _transport(maps, present, pixel_mask, settings, marginal) * maps
-    return Rebalanced(maps, centroids, present)
+    similarity, centroids, present, area = _similarity(features, init, classes, class_mask,
+                                                       pixel_mask)
+    factor = _transport(similarity, present, pixel_mask, settings,
+                        class_marginal(area, settings.marginal))
+    return Rebalanced(factor * similarity, similarity, centroids, present)
 
 
 def correlated_classes(centroids: Tensor, class_mask: Tensor, tau: float) -> Tensor:

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mmengine.runner import CheckpointLoader
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import UserError
 
-__all__ = ['check_checkpoint', 'check_datasets', 'leaf_datasets', 'naming_broken_files']
+__all__ = ['check_checkpoint', 'check_datasets', 'check_state', 'leaf_datasets',
+           'naming_broken_files', 'read_checkpoint']
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
                 'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
@@ -144,10 +146,17 @@ def check_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:
         UserError: If the file is missing or broken, or its weights are of another model or of
             another number of classes.
     """
-    state = _read_state(os.fspath(path))
-    inner = model
-    while isinstance(inner, nn.Module):
-        model, inner = inner, getattr(inner, 'module', None)
+    while isinstance(getattr(model, 'module', None), nn.Module):
+        model = cast(nn.Module, model.module)
+    check_state(model, read_checkpoint(path)[0], path)
+
+
+def check_state(model: nn.Module, state: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """The same for weights that were read from ``path``.
+
+    Raises:
+        UserError: If they are of another model or of another number of classes.
+    """
     expected = model.state_dict()
     wrong = [name for name in expected if name in state and
              state[name].shape != expected[name].shape]
@@ -167,9 +176,19 @@ def check_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:
             'trained with.')
 
 
-def _read_state(path: str) -> dict[str, Any]:
-    from mmengine.runner import CheckpointLoader
+def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and meta information of a checkpoint.
 
+    Args:
+        path (str | PathLike): File or URL, anything that mmengine loads.
+
+    Returns:
+        tuple[dict, dict]: The state dict without the prefix of a distributed wrapper, and ``meta``.
+
+    Raises:
+        UserError: If the file is missing or broken.
+    """
+    path = os.fspath(path)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'{path}: no such checkpoint. Expected the .pth file of a training, found '
                         'in its `--work-dir`.')
@@ -179,6 +198,9 @@ def _read_state(path: str) -> dict[str, Any]:
         first = str(error).strip().split('\n')[0]
         raise UserError(f'{path}: not a checkpoint that can be read '
                         f'({type(error).__name__}: {first}).') from error
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    return {name.removeprefix('module.'): value for name, value in state.items()
-            if hasattr(value, 'shape')}
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{path}: expected a checkpoint with a `state_dict`, but found '
+                        f'{type(checkpoint).__name__}.')
+    state = checkpoint.get('state_dict', checkpoint)
+    return ({name.removeprefix('module.'): value for name, value in state.items()
+             if isinstance(value, Tensor)}, checkpoint.get('meta') or {})

@@ -67,10 +67,10 @@ def _runner(work_dir: Path, iterations: int, resume: bool = False) -> Runner:
     )
 
 
-@pytest.fixture(scope='module')
-def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
     """Folder of a run that was stopped after four iterations."""
-    path = tmp_path_factory.mktemp('run')
+    path = tmp_path / 'stopped'
     _runner(path, iterations=4).train()
     return path
 

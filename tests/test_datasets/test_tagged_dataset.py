@@ -182,7 +182,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r'JPEGImages: expected images \(\*\.bmp\)'):
             TaggedDataset(**config(root, type='BaseSegDataset', ann_file='', img_suffix='.bmp',
                                    metainfo=PascalVOCDataset.METAINFO))
-        (root / 'ImageSets' / 'train.txt').write_text('\n')
+        (root / 'ImageSets' / 'train.txt').write_text('')
         with pytest.raises(ValueError, match=r'train\.txt: expected a list of images'):
             TaggedDataset(**config(root))
         with pytest.raises(ValueError, match='the data set has no image'):

@@ -93,26 +93,30 @@ class TestTrackGeometry:
                 expected = sample_features(augmented, IDENTITY, out_size, grid, out_size)
                 torch.testing.assert_close(found, expected, atol=3e-3, rtol=0)
 
-    def test_load_uss_features(self, tmp_path):
+    @pytest.mark.parametrize('options, grid, cell', [
+        (dict(stride=16), (3, 4), (16, 16)),  # 40x56: the last cells reach beyond the image
+        (dict(grid=(5, 4)), (5, 4), (8, 14))])
+    def test_load_uss_features(self, tmp_path, options, grid, cell):
         """Cached coordinates at stride 4, in float16, follow the augmentation."""
-        size = (48, 64)
         y, x = torch.meshgrid(torch.arange(2., 48, 4), torch.arange(2., 64, 4), indexing='ij')
         write_features(tmp_path / 'b.safetensors', torch.stack([x, y]))
         pipeline = Compose([
             TrackGeometry([dict(type='Resize', scale=(128, 96)),
                            dict(type='RandomCrop', crop_size=(40, 56)),
-                           dict(type='RandomFlip', prob=1.)]),
-            LoadUSSFeatures(str(tmp_path), stride=16)])
+                           dict(type='RandomFlip', prob=.5)]),
+            LoadUSSFeatures(str(tmp_path), **options)])
         for seed in range(4):
             np.random.seed(seed)
-            results = pipeline(sample(size))
+            results = pipeline(sample((48, 64)))
             features = results['uss_features']
-            assert features.shape == (2, 3, 4) and features.dtype == torch.float32
-            expected = sample_features(torch.from_numpy(results['img'].copy()).permute(2, 0, 1)[:2],
-                                       IDENTITY, (40, 56), (3, 4), (40, 56))
-            expected[0].clamp_(2, 62)  # the outermost cells' centres
-            expected[1].clamp_(2, 46)
-            torch.testing.assert_close(features, expected, atol=2e-2, rtol=0)
+            assert features.shape == (2, *grid) and features.dtype == torch.float32
+            for i, j in np.ndindex(*grid):
+                row, column = int((i + .5) * cell[0]), int((j + .5) * cell[1])
+                if row < 40 and column < 56:
+                    # The pixel whose corner the centre is, less half a pixel's step (1/4).
+                    pixel = torch.from_numpy(results['img'][row, column, :2].copy())
+                    expected = pixel.clamp(torch.tensor([2., 2.]), torch.tensor([62., 46.]))
+                    torch.testing.assert_close(features[:, i, j], expected, atol=.27, rtol=0)
 
     def test_colour_and_pixels_that_stay(self):
         transform = TrackGeometry([dict(type='PhotoMetricDistortion'),

@@ -49,6 +49,8 @@ pip_install() {
     --progress-bar off -c "$VENV/constraints.txt" "$@"
 }
 
+trap 'fail "interrupted; the next run starts over."' INT TERM
+
 check_inputs() {
   case $STACK in
     official | onedl) ;;

@@ -41,15 +41,15 @@ class Style:
 
 _LARGE_RADIUS = (0.145, 0.25)
 _BEAD_RADIUS = (0.042, 0.065)
-_CHIP_RADIUS = (0.050, 0.072)  # the same area: a diamond fills less of its circle
+_CHIP_RADIUS = (0.058, 0.080)  # larger, as a diamond fills less of its circle
 
 STYLES: dict[str, Style] = {
     'disc': Style('disc', (0.045, 0.74, 0.80), 'grooves', _LARGE_RADIUS),
     'box': Style('box', (0.600, 0.62, 0.72), 'planks', _LARGE_RADIUS),
     'leaf': Style('leaf', (0.300, 0.58, 0.62), 'speckles', _LARGE_RADIUS),
     'bead': Style('disc', (0.880, 0.75, 0.82), 'highlight', _BEAD_RADIUS),
-    # The colour family of the boxes: colour alone cannot find a chip that lies on a box.
-    'chip': Style('diamond', (0.560, 0.50, 0.90), 'facet', _CHIP_RADIUS),
+    # A lighter tone of the boxes' colour family.
+    'chip': Style('diamond', (0.535, 0.55, 0.90), 'facet', _CHIP_RADIUS),
 }
 
 CLASSES: tuple[SceneClass, ...] = (

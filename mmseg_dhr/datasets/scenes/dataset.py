@@ -24,7 +24,7 @@ class ScenesDataset(BaseSegDataset):
       ``{chevron,twin}_leaf``. A group shares outline, colour and texture; only a mark on about 6 %
       of the object tells its two classes apart;
     - ``bead`` and ``chip``, each about 1 % of the image, mostly on the rim of a large object. A
-      bead looks like nothing else, a chip has the colour of the boxes;
+      bead looks like nothing else, a chip is of the boxes' colour family;
     - large objects mostly touch and hide one another in part. Marks stay visible, so that every
       tag can be seen.
 

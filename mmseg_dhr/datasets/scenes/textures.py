@@ -77,7 +77,7 @@ def surface(rng: np.random.Generator, kind: str, u: np.ndarray, v: np.ndarray) -
         return 1 + 2.2 * depth * cv2.GaussianBlur(noise, (0, 0), 0.8)
     if kind == 'highlight':
         return 1 + 0.55 * np.exp(-((u + 0.3)**2 + (v + 0.3)**2) / 0.12)
-    return 1 + (0.10 + depth) * np.tanh(8 * u)
+    return 1 + (0.20 + depth) * np.tanh(8 * u)
 
 
 def _background_pattern(rng: np.random.Generator, size: int) -> np.ndarray:

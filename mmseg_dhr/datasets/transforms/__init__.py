@@ -2,5 +2,7 @@
 from .formatting import PackTaggedInputs
 from .geometry import TrackGeometry
 from .loading import LoadCAM, LoadPseudoMask, LoadUSSFeatures
+from .pseudo_label import DHRPseudoLabel
 
-__all__ = ['LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures', 'PackTaggedInputs', 'TrackGeometry']
+__all__ = ['DHRPseudoLabel', 'LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures', 'PackTaggedInputs',
+           'TrackGeometry']

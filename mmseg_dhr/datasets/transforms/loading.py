@@ -122,6 +122,7 @@ class LoadUSSFeatures(BaseTransform):
 
     - uss_features (float32 tensor (D, gh, gw)): Features at the centres of a grid over the
       augmented image.
+    - uss_stride (int): With ``stride``, the step of the grid.
 
     Args:
         cache_dir (str): Folder of ``{id}.safetensors``.
@@ -132,15 +133,13 @@ class LoadUSSFeatures(BaseTransform):
 
     def __init__(self, cache_dir: str, stride: int | None = None,
                  grid: tuple[int, int] | None = None) -> None:
-        if (stride is None) == (grid is None):
-            raise ValueError('LoadUSSFeatures expects one of `stride` and `grid`, '
-                             f'but got stride={stride}, grid={grid}.')
-        if min(grid or (1, stride)) <= 0:
-            raise ValueError('LoadUSSFeatures expects a positive `stride` or `grid`, '
-                             f'but got stride={stride}, grid={grid}.')
+        given = [value for value in (stride, *(grid or ())) if value is not None]
+        if (stride is None) == (grid is None) or min(given) <= 0:
+            raise ValueError('LoadUSSFeatures expects either a positive `stride` or a `grid` of '
+                             f'two positive numbers, but got stride={stride}, grid={grid}.')
         self.cache_dir = cache_dir
         self.stride = stride
-        self.grid = None if grid is None else tuple(grid)
+        self.grid = None if grid is None else (grid[0], grid[1])
 
     def transform(self, results: dict) -> dict:
         """Add ``uss_features``.
@@ -159,11 +158,20 @@ class LoadUSSFeatures(BaseTransform):
             raise FileNotFoundError(f'USS features of image {image_id!r} not found: {path}. Make '
                                     'them with `python tools/extract_uss_features.py`, or set '
                                     '`cache_dir` to where they are.')
-        height, width = results['img'].shape[:2]
-        grid = self.grid or (-(-height // self.stride), -(-width // self.stride))
-        results['uss_features'] = sample_features(read_features(path), results['geometry'],
-                                                  (height, width), grid, results['ori_shape'][:2])
+        size, grid = self._window(*results['img'].shape[:2])
+        if self.stride is not None:
+            results['uss_stride'] = self.stride
+        results['uss_features'] = sample_features(read_features(path), results['geometry'], size,
+                                                  grid, results['ori_shape'][:2])
         return results
+
+    def _window(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Part of the augmented image's plane that the grid covers, (H', W'), and its cells."""
+        if self.stride is None:
+            return (height, width), self.grid or (1, 1)
+        # Whole cells, also across the border: they stay in step with the padded batch.
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        return (rows * self.stride, columns * self.stride), (rows, columns)
 
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(cache_dir={self.cache_dir!r}, stride={self.stride}, '

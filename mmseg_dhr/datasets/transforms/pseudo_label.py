@@ -21,6 +21,7 @@ class DHRPseudoLabel(BaseTransform):
         dict(type='LoadImageFromFile'),
         dict(type='LoadPseudoMask', mask_dir=..., num_classes=21),
         dict(type='LoadCAM', cam_dir=...),
+        dict(type='TrackGeometry', transforms=[]),
         dict(type='LoadUSSFeatures', cache_dir=..., stride=8),
         dict(type='DHRPseudoLabel', propagation=dict(type='DHRPropagation', num_classes=21)),
 
@@ -34,8 +35,7 @@ class DHRPseudoLabel(BaseTransform):
     """
 
     def __init__(self, propagation: dict) -> None:
-        self.propagation = MODELS.build(dict(stride=1, **propagation)
-                                        if 'stride' not in propagation else propagation)
+        self.propagation = MODELS.build({'stride': 1, **propagation})
 
     def transform(self, results: dict) -> dict:
         """Compute ``gt_seg_map``.

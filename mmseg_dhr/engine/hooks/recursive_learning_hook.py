@@ -22,8 +22,7 @@ WARMUP_CHECKPOINT = 'warmup.pth'
 class RecursiveLearningHook(Hook):
     """Recursive training of DHR (Section 3.3): when pseudo-labels are made, and by which network.
 
-    ``warmup_iters`` iterations train the tags alone (and the segmentor on M_base, where masks were
-    brought). Then, if ``base_masks`` is given, the network's own CAMs and a CRF become M_base for the
+    ``warmup_iters`` iterations train the tags alone. Then, if ``base_masks`` is given, the network's own CAMs and a CRF become M_base for the
     whole training set. After that:
 
     - ``interval=1``: every iteration makes M_dh from the current network (the paper);

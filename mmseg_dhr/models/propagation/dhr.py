@@ -51,11 +51,14 @@ class PropagationResult(NamedTuple):
         init: M_init (Step 1), (B, H, W).
         uss: Argmax after Step 2 on the working grid; None unless stages were asked for.
         wss: Argmax after Step 3, before R_C; None unless stages were asked for.
+        nearest: The control: each cell takes the class of the nearest USS centroid, without
+            transport; None unless stages were asked for.
     """
     final: Tensor
     init: Tensor
     uss: Tensor | None = None
     wss: Tensor | None = None
+    nearest: Tensor | None = None
 
 
 class _Layout(NamedTuple):
@@ -147,7 +150,8 @@ class DHRPropagation:
             return PropagationResult(final, init)
         return PropagationResult(final, init,
                                  self._labels(batch, uss.maps, layout, refine=False),
-                                 self._labels(batch, scores, layout, refine=False))
+                                 self._labels(batch, scores, layout, refine=False),
+                                 self._labels(batch, uss.similarity, layout, refine=False))
 
     def summary(self) -> dict[str, Any]:
         """The settings, as JSON can hold them."""

@@ -36,9 +36,9 @@ class DualEncoderSegmentor(BaseSegmentor):
     Inference touches the wrapped segmentor alone. The USS encoder is frozen and stays out of
     checkpoints.
 
-    Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags, and M_base as it
-    is where there is one), ``online`` (M_dh of the current network at every iteration, the default) and
-    ``given`` (the masks that the pipeline loads, as they are).
+    Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags alone),
+    ``online`` (M_dh of the current network at every iteration, the default) and ``given`` (the masks
+    that the pipeline loads, as they are).
 
     Args:
         segmentor (dict): Config of any mmseg segmentor that derives from ``EncoderDecoder``.
@@ -170,14 +170,12 @@ class DualEncoderSegmentor(BaseSegmentor):
 
     def _supervision(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
                      targets: Tensor, data_samples: SampleList) -> Tensor | None:
-        """Masks (B, h, w) for L_seg; None while there are none."""
+        """Masks (B, h, w) for L_seg; None if there are none."""
+        if self.phase == 'warmup':
+            return None
         if self.phase == 'online':
             return self._propagate(inputs, features, maps, targets, data_samples).final
-        base = _base_masks(data_samples)
-        if base is None or (self.phase == 'warmup' and
-                            not any('base_shares' in s.metainfo for s in data_samples)):
-            return None
-        return base
+        return _base_masks(data_samples)
 
     @torch.no_grad()
     def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor, targets: Tensor,
@@ -219,7 +217,9 @@ class DualEncoderSegmentor(BaseSegmentor):
 
     def _uss_features(self, images: Tensor, data_samples: SampleList) -> Tensor:
         if all('uss_features' in s for s in data_samples):
-            return pad_stack([s.uss_features.data for s in data_samples]).to(images.device)
+            stride = data_samples[0].metainfo.get('uss_stride')
+            grid = None if stride is None else [-(-side // stride) for side in images.shape[-2:]]
+            return pad_stack([s.uss_features.data for s in data_samples], grid).to(images.device)
         if self.uss_encoder is None:
             raise UserError('No USS features: set `uss_encoder` in the model config, or load cached '
                             'ones with `LoadUSSFeatures` in the pipeline.')
@@ -264,10 +264,17 @@ def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:
     return supervised
 
 
-def pad_stack(maps: Sequence[Tensor]) -> Tensor:
-    """Stack (D, h_i, w_i) maps, repeating the border at the bottom and right."""
-    height = max(m.shape[-2] for m in maps)
-    width = max(m.shape[-1] for m in maps)
+def pad_stack(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
+    """Stack (D, h_i, w_i) maps, repeating the border at the bottom and right.
+
+    Args:
+        maps (Sequence[Tensor]): The maps.
+        size (Sequence[int], optional): (h, w) of the result. Defaults to the largest map's.
+
+    Returns:
+        Tensor: (B, D, h, w).
+    """
+    height, width = size or (max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps))
     return torch.stack([
         F.pad(m[None], (0, width - m.shape[-1], 0, height - m.shape[-2]), mode='replicate')[0]
         for m in maps

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -115,9 +116,13 @@ def _read_image(sample: SegDataSample, size: Sequence[int]) -> np.ndarray:
     if path is None:
         raise UserError('The CRF reads the original image, but the sample has no `img_path`: add '
                         'it to `meta_keys` of PackSegInputs, or test without CRF.')
-    image = mmcv.imread(path, channel_order='rgb')
-    if image is None:
+    try:
+        bgr = mmcv.imread(path)
+    except cv2.error:  # what OpenCV makes of an empty file
+        bgr = None
+    if bgr is None:
         raise UserError(f'{path}: expected an image for the CRF, but the file cannot be decoded.')
+    image = np.ascontiguousarray(bgr[..., ::-1])
     if image.shape[:2] != tuple(size):
         raise UserError(f'{path}: expected an image of (height, width) = {tuple(size)} like its '
                         f'prediction, but it has {image.shape[:2]}.')
