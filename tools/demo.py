@@ -23,7 +23,8 @@ def run(*command: str) -> str:
         SystemExit: With the tool's exit code, if it fails.
     """
     print(f'\n$ python {" ".join(command)}', flush=True)
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE,
+                               text=True)
     lines = []
     for line in process.stdout or ():
         lines.append(line)

@@ -1,4 +1,5 @@
-# The same network and warm-up as scenes_r18.py, then trained on the true masks: the "full" end.
+# The same network and warm-up as scenes_r18.py, then trained on the true masks: the "full"
+# end of the gap.
 _base_ = './scenes_r18.py'
 model = dict(uss_encoder=None, propagation=None)
 load_truth = dict(

@@ -3,8 +3,8 @@
 #   python tools/misc/save_timm_weights.py vit_small_patch14_dinov2.lvd142m \
 #       checkpoints/vit_small_patch14_dinov2.safetensors
 #   python tools/train.py configs/dhr/voc_r101.py
-# ImageNet weights are fetched by MMEngine. With masks of another method: --cfg-options is not
-# enough, set `base_dir` in a config of your own (see docs/en/base_masks.md); the warm-up is then 0.
+# ImageNet weights are fetched by MMEngine. Masks of another method as M_base, without warm-up:
+#   MMSEG_DHR_BASE=data/rsepm python tools/train.py configs/dhr/voc_r101.py
 _base_ = [
     '../_base_/datasets/voc_tags.py', '../_base_/deeplabv3plus_r101-d8_voc.py',
     '../_base_/dhr_runtime.py'
@@ -21,8 +21,8 @@ model = dict(
         checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
     propagation=dict(type='DHRPropagation', num_classes=num_classes))
 max_iters = 66100
-# Tags alone first, so that the CAMs are worth something when the own seeds take over.
-warmup_iters = 3300
+# Without masks the CAMs are all there is: tags alone first, until they are worth something.
+warmup_iters = 0 if _base_.base_dir else 3300
 custom_hooks = [
     dict(type='RecursiveLearningHook', warmup_iters=warmup_iters),
     dict(type='EMAHook', momentum=0.001)
@@ -35,7 +35,9 @@ optim_wrapper = dict(
             'cam_head': dict(lr_mult=10.),
             'decode_head': dict(lr_mult=10.)
         }))
-param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
+param_scheduler = [
+    dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
+]
 train_cfg = dict(type='ResumableIterLoop', max_iters=max_iters, val_interval=6610)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -41,8 +41,9 @@ model = dict(
     type='DualEncoderSegmentor',
     segmentor=segmentor,
     cam_head=dict(type='CAMHead', in_channels=320, num_classes=num_classes),
-    # Any self-supervised ViT of timm. `python tools/misc/save_timm_weights.py
-    # vit_small_patch14_dinov2.lvd142m checkpoints/vit_small_patch14_dinov2.safetensors` makes the file.
+    # Any self-supervised ViT of timm. This makes the file:
+    # python tools/misc/save_timm_weights.py vit_small_patch14_dinov2.lvd142m \
+    #     checkpoints/vit_small_patch14_dinov2.safetensors
     uss_encoder=dict(
         type='ViTUSS',
         model_name='vit_small_patch14_dinov2',
@@ -66,7 +67,9 @@ optim_wrapper = dict(
             'cam_head': dict(lr_mult=10.),
             'decode_head': dict(lr_mult=10.)
         }))
-param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)]
+param_scheduler = [
+    dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
+]
 train_cfg = dict(type='ResumableIterLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

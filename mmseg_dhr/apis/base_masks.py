@@ -31,7 +31,7 @@ class BaseMaskSettings(NamedTuple):
     """
     background_constant: float | None = 0.3
     background_power: float | None = None
-    crf: dict[str, float] | None = {}
+    crf: dict[str, Any] | None = {}
     background_index: int | None = 0
 
 
@@ -61,7 +61,7 @@ def mask_from_cam(image: np.ndarray, cam: np.ndarray, tags: Sequence[int],
         return np.full(size, 255, np.uint8)
     probs = scores[0].numpy()
     if settings.crf is not None:
-        probs = dense_crf(image, probs, DenseCRFParams(**settings.crf))
+        probs = dense_crf(image, probs, DenseCRFParams()._replace(**settings.crf))
     return np.asarray(labels, np.uint8)[probs.argmax(0)]
 
 

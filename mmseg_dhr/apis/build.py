@@ -52,7 +52,7 @@ def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
         UserError: If the config has no such key.
     """
     if key not in config:
-        raise UserError(f'The config has no `{key}`: a TaggedDataset of the training images with an '
-                        'un-augmented pipeline. See configs/_base_/datasets for examples.')
+        raise UserError(f'The config has no `{key}`: a TaggedDataset of the training images with '
+                        'an un-augmented pipeline. See configs/_base_/datasets for examples.')
     init_default_scope(config.get('default_scope', 'mmseg'))
     return DATASETS.build(config[key])

@@ -32,7 +32,7 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
         batch_size (int): Images that go through the network together. Defaults to 1.
 
     Yields:
-        tuple: The index and masks uint8 (H, W) by stage: ``base`` (M_base; absent if there is none),
+        tuple: The index and masks uint8 (H, W) by stage: ``base`` (M_base, if there is one),
         ``init`` (Step 1), ``nearest`` (the control without transport), ``uss`` (Step 2), ``wss``
         (Step 3) and ``final`` (after R_C).
     """
@@ -43,7 +43,7 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
         result = model.propagate(inputs, samples, stages=True)
         maps = dict(init=result.init, nearest=result.nearest, uss=result.uss, wss=result.wss,
                     final=result.final)
-        for row, (index, sample) in enumerate(zip(chunk, samples)):
+        for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
             masks = {}
             if 'base_shares' in sample.metainfo:
                 masks['base'] = _crop(sample.gt_sem_seg.data[0], inputs, sample)
@@ -61,7 +61,7 @@ def _collate(model: Any, packed: list[dict]) -> tuple[Tensor, list]:
     samples = [row['data_samples'][0] for row in rows]
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)
-    for image, sample in zip(images, samples):
+    for image, sample in zip(images, samples, strict=True):
         pad = (0, width - image.shape[-1], 0, height - image.shape[-2])
         sample.set_metainfo(dict(img_shape=tuple(image.shape[-2:])))
         if 'gt_sem_seg' in sample:

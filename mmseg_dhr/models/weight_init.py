@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils import UserError
 
@@ -59,7 +60,7 @@ class EfficientNetLiteInit:
     def __init__(self, checkpoint: str | None = None) -> None:
         self.checkpoint = checkpoint
 
-    def __call__(self, module: nn.Module) -> None:
+    def __call__(self, module: Any) -> None:
         """Load the weights into ``module`` (mmseg's TIMMBackbone, ``features_only``).
 
         Raises:

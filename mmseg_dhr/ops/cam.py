@@ -51,10 +51,11 @@ def fuse_cams(views: Sequence[Tensor], flipped: Sequence[bool], out_size: tuple[
     if not views or len(views) != len(flipped):
         raise ValueError(f'Expected as many flags as views and at least one view, '
                          f'but got {len(views)} views and {len(flipped)} flags.')
-    total = sum(
+    total = torch.stack([
         F.interpolate((maps.flip(-1) if mirrored else maps).float().relu(),
                       size=out_size, mode='bilinear', align_corners=False)
-        for maps, mirrored in zip(views, flipped))
+        for maps, mirrored in zip(views, flipped, strict=True)
+    ]).sum(0)
     return normalize_cam(total, tags)
 
 
@@ -80,5 +81,5 @@ def add_background(foreground: Tensor, power: float | None = None,
                          f'and constant={constant}.')
     best = (foreground.amax(1, keepdim=True) if foreground.shape[1] else
             foreground.new_zeros((foreground.shape[0], 1, *foreground.shape[2:])))
-    background = torch.full_like(best, constant) if constant is not None else (1 - best)**power
+    background = (1 - best)**power if power is not None else best * 0 + float(constant or 0)
     return torch.cat([background, foreground], dim=1)

@@ -1,6 +1,8 @@
 """Class-level average pooling (DHR, Appendix A.1)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,7 @@ __all__ = ['class_area_fractions', 'class_average_pool', 'class_similarity']
 
 
 def class_area_fractions(mask: Tensor, classes: Tensor, class_mask: Tensor,
-                         out_size: tuple[int, int]) -> Tensor:
+                         out_size: Sequence[int]) -> Tensor:
     """Share of every feature cell that each class covers.
 
     A majority vote per cell would lose a class that dominates no cell, which
@@ -35,7 +37,7 @@ def class_area_fractions(mask: Tensor, classes: Tensor, class_mask: Tensor,
     return _area_pool(one_hot.float(), out_size)
 
 
-def _area_pool(maps: Tensor, out_size: tuple[int, int]) -> Tensor:
+def _area_pool(maps: Tensor, out_size: Sequence[int]) -> Tensor:
     """Exact box average onto any grid: every cell weighs the pixels it overlaps by area."""
     rows = _overlap(maps.shape[-2], out_size[0], maps)
     columns = _overlap(maps.shape[-1], out_size[1], maps)

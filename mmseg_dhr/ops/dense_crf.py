@@ -43,8 +43,8 @@ def dense_crf(image: np.ndarray, probs: np.ndarray,
         params (DenseCRFParams): Settings.
 
     Returns:
-        np.ndarray: Float32 (C, H, W), sums to 1 over classes. With fewer than two classes the input,
-        normalised.
+        np.ndarray: Float32 (C, H, W), sums to 1 over classes; with fewer than two classes the
+        input, normalised.
 
     Raises:
         ValueError: If the shapes or the image's type do not fit.

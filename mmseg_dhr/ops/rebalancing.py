@@ -204,7 +204,7 @@ def rebalance_wss(uss: Rebalanced, features: Sequence[Tensor], init: Tensor, cla
                          f'{len(features)} levels and {len(pixel_masks)} masks.')
     size = uss.maps.shape[-2:]
     maps = uss.maps.new_zeros(uss.maps.shape)
-    for level, mask in zip(features, pixel_masks):
+    for level, mask in zip(features, pixel_masks[:-1], strict=True):
         similarity = _similarity(level, init, classes, uss.class_mask, mask)[0]
         maps = maps + F.interpolate(similarity, size=size, mode='bilinear', align_corners=False)
     maps = maps / len(features)

@@ -84,7 +84,8 @@ class TestDHRPropagation:
     def test_batch_equals_one_by_one(self) -> None:
         scenes = [_scene(), _scene(3, 1), _scene(2, 3)]
         tags = [(1, 2), (1, 3), (2, )]
-        bases = [scenes[0]['truth'], None, scenes[2]['truth'].masked_fill(scenes[2]['truth'] == 2, 0)]
+        lost = scenes[2]['truth'].masked_fill(scenes[2]['truth'] == 2, 0)
+        bases = [scenes[0]['truth'], None, lost]
         together = _propagation()(_batch(scenes, bases, tags))
         for i in range(3):
             alone = _propagation()(_batch(scenes[i:i + 1], bases[i:i + 1], tags[i:i + 1]))

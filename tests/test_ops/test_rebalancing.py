@@ -6,8 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmseg_dhr.ops import (TransportSettings, class_marginal, correlated_classes, integrate_seeds,
-                           labels_from_scores, rebalance_uss, rebalance_wss, recover_seeds)
+from mmseg_dhr.ops import (
+    TransportSettings,
+    class_marginal,
+    correlated_classes,
+    integrate_seeds,
+    labels_from_scores,
+    rebalance_uss,
+    rebalance_wss,
+    recover_seeds,
+)
 
 SETTINGS = TransportSettings(num_iters=300)
 
@@ -19,8 +27,9 @@ def _inside(maps: torch.Tensor) -> torch.Tensor:
 def _reference_transport(scores: np.ndarray) -> np.ndarray:
     """f_OT by POT, min-max normalised per class; (C, N)."""
     classes, pixels = scores.shape
-    plan = ot.sinkhorn(np.full(pixels, 1 / pixels), np.full(classes, 1 / classes), 1 - scores.T, 0.1,
-                       method='sinkhorn_log', numItermax=20000, stopThr=1e-13).T
+    rows, columns = np.full(pixels, 1 / pixels), np.full(classes, 1 / classes)
+    plan = ot.sinkhorn(rows, columns, 1 - scores.T, 0.1, method='sinkhorn_log',
+                       numItermax=20000, stopThr=1e-13).T
     low, high = plan.min(1, keepdims=True), plan.max(1, keepdims=True)
     return (plan - low) / (high - low)
 
@@ -99,7 +108,8 @@ class TestStep2:
         result = rebalance_uss(features, mask, classes, used, _inside(features), SETTINGS)
         assert result.class_mask.tolist() == [[True, True, False]]
         assert result.maps[0, 2].abs().max() == 0
-        pair = rebalance_uss(features, mask, classes[:, :2], used[:, :2], _inside(features), SETTINGS)
+        pair = rebalance_uss(features, mask, classes[:, :2], used[:, :2], _inside(features),
+                             SETTINGS)
         torch.testing.assert_close(result.maps[:, :2], pair.maps)
 
     def test_all_ignore_gives_zero(self, scene: dict) -> None:

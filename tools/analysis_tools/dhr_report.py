@@ -45,8 +45,8 @@ def last_checkpoint(work_dir: str) -> Path:
     """
     note = Path(work_dir) / 'last_checkpoint'
     if not note.is_file():
-        raise UserError(f'{note}: not found, nothing was trained there. Run `python tools/train.py` '
-                        'first, or give --work-dir or --checkpoint.')
+        raise UserError(f'{note}: not found, nothing was trained there. Run `python '
+                        'tools/train.py` first, or give --work-dir or --checkpoint.')
     return Path(note.read_text().strip())
 
 

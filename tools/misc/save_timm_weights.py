@@ -20,8 +20,8 @@ def main() -> None:
         try:
             model = timm.create_model(args.model, pretrained=True, num_classes=0)
         except (OSError, RuntimeError) as error:
-            raise UserError(f'Could not get the weights of {args.model} ({error}). Check the name and '
-                            'the network, or bring the file from another machine.') from error
+            raise UserError(f'Could not get the weights of {args.model} ({error}). Check the name '
+                            'and the network, or bring the file from another machine.') from error
         state = {key: value.contiguous() for key, value in model.state_dict().items()}
         with atomic_path(args.out) as temporary:
             save_file(state, temporary)

@@ -1,4 +1,5 @@
-# The data set that the package draws itself (on first use, into `data_root`). Training reads tags only.
+# The data set that the package draws itself (on first use, into `data_root`).
+# Training reads tags only.
 data_root = 'data/scenes'
 num_classes = 9
 crop_size = (112, 112)

@@ -2,23 +2,29 @@
 # Folder (`--data-root` or MMSEG_DHR_DATA; default data/VOCdevkit/VOC2012), as mmseg prepares it:
 #   JPEGImages/  SegmentationClass/  SegmentationClassAug/
 #   ImageSets/Segmentation/{train,aug,val}.txt
-# and the list of both training parts, `python tools/dataset_converters/voc_trainaug.py FOLDER`.
+# and trainaug.txt, both training parts: `python tools/dataset_converters/voc_trainaug.py FOLDER`.
 data_root = '{{$MMSEG_DHR_DATA:data/VOCdevkit/VOC2012}}'
 num_classes = 21
 crop_size = (512, 512)
-# Masks of an existing method ({id}.png, e.g. base_dir = 'data/rsepm'); None: own seeds.
-base_dir = None
+# Masks of an existing method, one {id}.png for every training image; without any: own seeds.
+#   MMSEG_DHR_BASE=data/rsepm python tools/train.py ...
+base_dir = '{{$MMSEG_DHR_BASE:none}}'
+base_dir = None if base_dir == 'none' else base_dir
 train_images = dict(
     type='PascalVOCDataset',
     data_root=data_root,
     data_prefix=dict(img_path='JPEGImages'),
     ann_file='ImageSets/Segmentation/trainaug.txt',
     pipeline=[])
-# The classes that each true mask shows; the masks themselves are not trained on. A list of tags does
+# The classes that each true mask shows; the masks are not trained on. A list of tags does
 # as well: dict(type='npy', path='cls_labels.npy') or dict(type='json', path='image_labels.json').
 labels = dict(type='masks', path='SegmentationClassAug')
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
-load_base = dict(type='LoadPseudoMask', mask_dir=base_dir, num_classes=num_classes)
+load_base = dict(
+    type='LoadPseudoMask',
+    mask_dir=base_dir,
+    num_classes=num_classes,
+    required=base_dir is not None)
 train_pipeline = [
     load_image, load_base,
     dict(

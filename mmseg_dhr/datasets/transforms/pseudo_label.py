@@ -31,7 +31,7 @@ class DHRPseudoLabel(BaseTransform):
     Modified Keys: gt_seg_map (uint8 (H, W)), seg_fields.
 
     Args:
-        propagation (dict): Config of the propagation; its grid step is set to one pixel unless given.
+        propagation (dict): Config of the propagation; its grid step is one pixel unless given.
     """
 
     def __init__(self, propagation: dict) -> None:
@@ -54,7 +54,7 @@ class DHRPseudoLabel(BaseTransform):
         result = self.propagation(
             PropagationInputs(
                 images=image.permute(2, 0, 1)[None].float(),
-                sizes=[image.shape[:2]],
+                sizes=[(image.shape[0], image.shape[1])],
                 tags=[results['image_labels']],
                 cam=self._cam(results),
                 uss=results['uss_features'][None].float(),
@@ -73,6 +73,6 @@ class DHRPseudoLabel(BaseTransform):
         labels, maps = results['cam']
         foreground = self.propagation.foreground
         cam = torch.zeros((1, len(foreground), *maps.shape[1:]))
-        for label, cam_map in zip(labels.tolist(), maps):
+        for label, cam_map in zip(labels.tolist(), maps, strict=True):
             cam[0, foreground.index(label)] = torch.from_numpy(cam_map.astype(np.float32))
         return cam

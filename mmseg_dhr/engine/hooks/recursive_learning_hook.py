@@ -22,12 +22,12 @@ WARMUP_CHECKPOINT = 'warmup.pth'
 class RecursiveLearningHook(Hook):
     """Recursive training of DHR (Section 3.3): when pseudo-labels are made, and by which network.
 
-    ``warmup_iters`` iterations train the tags alone. Then, if ``base_masks`` is given, the network's own CAMs and a CRF become M_base for the
-    whole training set. After that:
+    ``warmup_iters`` iterations train the tags alone. Then, if ``base_masks`` is given, the
+    network's own CAMs and a CRF become M_base for the whole training set. After that:
 
     - ``interval=1``: every iteration makes M_dh from the current network (the paper);
-    - ``interval=k``: every k iterations the network of that moment writes M_dh of the whole set to a
-      folder, and the segmentor trains on it in between (``pseudo_labels`` says where).
+    - ``interval=k``: every k iterations the network of that moment writes M_dh of the whole set to
+      a folder, and the segmentor trains on it in between (``pseudo_labels`` says where).
 
     At the end of the warm-up the weights are kept as ``warmup.pth`` in the work directory.
 
@@ -36,10 +36,10 @@ class RecursiveLearningHook(Hook):
         interval (int): See above. Defaults to 1.
         base_masks (dict, optional): ``out_dir`` (the ``mask_dir`` of the pipeline's
             ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``workers`` and the fields of
-            :class:`BaseMaskSettings`. None: the masks in the pipeline are the user's, or there are none.
+            :class:`BaseMaskSettings`. None: the pipeline's masks are the user's, or there are none.
         pseudo_labels (dict, optional): For ``interval > 1``: ``out_dir`` (the ``mask_dir`` of the
-            training pipeline), ``dataset`` (its images with an un-augmented pipeline that loads M_base)
-            and, optionally, ``stride`` and ``batch_size``.
+            training pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
+            ``stride`` and ``batch_size``.
 
     Raises:
         ValueError: If a setting is missing or out of range.
@@ -54,7 +54,7 @@ class RecursiveLearningHook(Hook):
             raise ValueError('Expected warmup_iters >= 0 and interval >= 1, '
                              f'but got {warmup_iters} and {interval}.')
         if (interval > 1) != (pseudo_labels is not None):
-            raise ValueError('`pseudo_labels` (out_dir, dataset) goes with interval > 1, and only then.')
+            raise ValueError('`pseudo_labels` (out_dir, dataset) goes with interval > 1 alone.')
         self.warmup_iters = warmup_iters
         self.interval = interval
         self.base_masks = base_masks

@@ -22,8 +22,8 @@ class CAMHead(BaseModule):
         background_index (int, optional): Label id of the background, which gets no map. None for a
             data set without background. Defaults to 0.
         in_index (int): Which of the segmentor's feature maps to read. Defaults to -1, the last.
-        pool_stride (int): Average-pool the features by this factor first; 2 at output stride 8 gives
-            the 32x32 CAM of a 512 crop. Defaults to 1.
+        pool_stride (int): Average-pool the features by this factor first; 2 at output stride 8
+            gives the 32x32 CAM of a 512 crop. Defaults to 1.
         loss_weight (float): Weight of L_cls in Eq. 6. Defaults to 1.0.
         init_cfg (dict, optional): Initialisation. Defaults to normal with std 0.01.
     """

@@ -11,9 +11,16 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ...ops import (TransportSettings, add_background, class_marginal, integrate_seeds,
-                    labels_from_scores, rebalance_uss, rebalance_wss,
-                    recover_seeds)
+from ...ops import (
+    TransportSettings,
+    add_background,
+    class_marginal,
+    integrate_seeds,
+    labels_from_scores,
+    rebalance_uss,
+    rebalance_wss,
+    recover_seeds,
+)
 
 IGNORE = 255
 Size = tuple[int, int]
@@ -172,7 +179,7 @@ class DHRPropagation:
         first = 0 if self.background_index is None else 1
         width = max([1, *(first + len(tags) for tags in batch.tags)])
         classes = torch.full((len(batch.tags), width), -1, dtype=torch.long)
-        if first:
+        if self.background_index is not None:
             classes[:, 0] = self.background_index
         for row, tags in enumerate(batch.tags):
             classes[row, first:first + len(tags)] = torch.as_tensor(sorted(tags), dtype=torch.long)
@@ -182,35 +189,33 @@ class DHRPropagation:
     def _init_mask(self, batch: PropagationInputs, layout: _Layout) -> Tensor:
         """Step 1: M_init at the resolution of the images."""
         size = batch.images.shape[-2:]
-        has_base = [batch.base is not None and shares is not None
-                    for shares in batch.base_shares or [None] * len(batch.tags)]
-        recover = self._classes_to_recover(batch, layout, has_base)
+        shares = [None if batch.base is None else s
+                  for s in batch.base_shares or [None] * len(batch.tags)]
+        recover = self._classes_to_recover(batch.tags, shares, layout)
         rows = [i for i, wanted in enumerate(recover.any(1).tolist())
-                if wanted or not has_base[i]]
+                if wanted or shares[i] is None]
         base = (torch.full((len(batch.tags), *size), IGNORE, device=batch.cam.device)
                 if batch.base is None else batch.base.long())
         if not rows:
             return base
         picked = torch.as_tensor(rows, device=batch.cam.device)
         seeds = self._seeds(batch, layout, picked)
-        alone = torch.as_tensor([not has_base[i] for i in rows], device=seeds.device)
+        alone = torch.as_tensor([shares[i] is None for i in rows], device=seeds.device)
         merged = integrate_seeds(base[picked], seeds, recover.to(seeds.device)[picked],
                                  layout.classes[picked])
         init = base.clone()
         init[picked] = torch.where(alone[:, None, None], seeds, merged)
         return init
 
-    def _classes_to_recover(self, batch: PropagationInputs, layout: _Layout,
-                            has_base: Sequence[bool]) -> Tensor:
+    def _classes_to_recover(self, tags: Sequence[Sequence[int]],
+                            shares: Sequence[np.ndarray | None], layout: _Layout) -> Tensor:
         """Bool (B, C) on the CPU: tagged classes whose seeds enter M_base."""
         recover = layout.class_mask.cpu().clone()
         recover[:, :layout.first] = False
-        if self.merge == 'vanished':
-            for row, tags in enumerate(batch.tags):
-                if has_base[row]:
-                    shares = batch.base_shares[row]  # type: ignore[index]
-                    for channel, label in enumerate(sorted(tags), start=layout.first):
-                        recover[row, channel] = bool(shares[label] <= self.min_share)
+        for row, (labels, share) in enumerate(zip(tags, shares, strict=True)):
+            if self.merge == 'vanished' and share is not None:
+                for channel, label in enumerate(sorted(labels), start=layout.first):
+                    recover[row, channel] = bool(share[label] <= self.min_share)
         return recover
 
     def _seeds(self, batch: PropagationInputs, layout: _Layout, rows: Tensor) -> Tensor:

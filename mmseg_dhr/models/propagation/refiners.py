@@ -64,7 +64,7 @@ class DenseCRF:
             if len(channels):
                 jobs.append((rgb[i, :height, :width], probs[i, channels, :height, :width], params))
                 places.append((i, channels, slice(height), slice(width)))
-        for place, result in zip(places, self._run(jobs)):
+        for place, result in zip(places, self._run(jobs), strict=True):
             refined[place] = result
         return torch.from_numpy(refined).to(scores.device)
 
@@ -75,7 +75,7 @@ class DenseCRF:
             # spawn: forking a process that runs threads or a GPU is not safe
             self._executor = ProcessPoolExecutor(
                 self.workers, mp_context=multiprocessing.get_context('spawn'))
-        return list(self._executor.map(dense_crf, *zip(*jobs)))
+        return list(self._executor.map(dense_crf, *zip(*jobs, strict=True)))
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_executor': None}  # processes cannot be copied

@@ -23,8 +23,8 @@ _USS_PREFIX = 'uss_encoder.'
 class DualEncoderSegmentor(BaseSegmentor):
     """Trains any mmseg segmentor from image-level tags (DHR, Fig. 5).
 
-    The wrapped segmentor is the weakly-supervised (WSS) network; a CAM head on its features learns the
-    tags, a frozen unsupervised (USS) encoder sees the same augmented pixels, and a propagation
+    The wrapped segmentor is the weakly-supervised (WSS) network; a CAM head on its features learns
+    the tags, a frozen unsupervised (USS) encoder sees the same augmented pixels, and a propagation
     turns CAM, both features and M_base into the mask M_dh that supervises the segmentor::
 
         inputs -> segmentor.extract_feat -> F_ws -> cam_head -> L_cls, A
@@ -37,8 +37,8 @@ class DualEncoderSegmentor(BaseSegmentor):
     checkpoints.
 
     Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags alone),
-    ``online`` (M_dh of the current network at every iteration, the default) and ``given`` (the masks
-    that the pipeline loads, as they are).
+    ``online`` (M_dh of the current network at every iteration, the default) and ``given`` (the
+    masks that the pipeline loads, as they are).
 
     Args:
         segmentor (dict): Config of any mmseg segmentor that derives from ``EncoderDecoder``.
@@ -48,8 +48,8 @@ class DualEncoderSegmentor(BaseSegmentor):
             tuple with one map. None expects ``uss_features`` in the data samples.
         wss_indices (Sequence[int]): Which feature maps of the segmentor enter Step 3.
             Defaults to (-2, -1), the last two stages.
-        data_preprocessor (dict, optional): Replaces settings of the segmentor's own, for example the
-            crop size. Defaults to None.
+        data_preprocessor (dict, optional): Replaces settings of the segmentor's own, for example
+            the crop size. Defaults to None.
         init_cfg (dict, optional): Initialisation.
 
     Raises:
@@ -71,8 +71,8 @@ class DualEncoderSegmentor(BaseSegmentor):
         built = MODELS.build(segmentor)
         super().__init__(data_preprocessor=built.data_preprocessor, init_cfg=init_cfg)
         if not getattr(self.data_preprocessor, '_enable_normalize', False):
-            raise UserError('DualEncoderSegmentor needs a SegDataPreProcessor with `mean` and `std`: '
-                            'the CRF and the USS encoder read the pixels back from the inputs.')
+            raise UserError('DualEncoderSegmentor needs a SegDataPreProcessor with `mean` and '
+                            '`std`: the CRF and the USS encoder read the pixels back from them.')
         self.segmentor = built
         self.cam_head = MODELS.build(cam_head)
         self.propagation = None if propagation is None else MODELS.build(propagation)
@@ -145,8 +145,8 @@ class DualEncoderSegmentor(BaseSegmentor):
 
         Args:
             inputs (Tensor): Normalised, padded images (B, 3, H, W).
-            data_samples (list[SegDataSample]): With metainfo ``image_labels`` and, where there is an
-                M_base, ``gt_sem_seg``.
+            data_samples (list[SegDataSample]): With metainfo ``image_labels`` and, where there is
+                an M_base, ``gt_sem_seg``.
 
         Returns:
             dict: Losses of the CAM head and of the segmentor's heads.
@@ -181,6 +181,7 @@ class DualEncoderSegmentor(BaseSegmentor):
     def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor, targets: Tensor,
                    data_samples: SampleList, stages: bool = False) -> PropagationResult:
         images = self.inputs_to_rgb(inputs)
+        assert self.propagation is not None  # callers check
         return self.propagation(
             PropagationInputs(
                 images=images,
@@ -221,8 +222,8 @@ class DualEncoderSegmentor(BaseSegmentor):
             grid = None if stride is None else [-(-side // stride) for side in images.shape[-2:]]
             return pad_stack([s.uss_features.data for s in data_samples], grid).to(images.device)
         if self.uss_encoder is None:
-            raise UserError('No USS features: set `uss_encoder` in the model config, or load cached '
-                            'ones with `LoadUSSFeatures` in the pipeline.')
+            raise UserError('No USS features: set `uss_encoder` in the model config, or load '
+                            'cached ones with `LoadUSSFeatures` in the pipeline.')
         return self.uss_encoder(images)[0]
 
     def inputs_to_rgb(self, inputs: Tensor) -> Tensor:
@@ -239,8 +240,8 @@ class DualEncoderSegmentor(BaseSegmentor):
 def _tags(sample: Any) -> tuple[int, ...]:
     if 'image_labels' not in sample.metainfo:
         raise UserError('Image-level labels are missing '
-                        f'({sample.metainfo.get("img_path", "unknown image")}): wrap the training data '
-                        'set in `TaggedDataset` and end its pipeline with `PackTaggedInputs`.')
+                        f'({sample.metainfo.get("img_path", "unknown image")}): wrap the training '
+                        'data set in `TaggedDataset` and end its pipeline with `PackTaggedInputs`.')
     return tuple(sample.metainfo['image_labels'])
 
 
@@ -257,7 +258,7 @@ def _base_masks(data_samples: SampleList) -> Tensor | None:
 def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:
     """Copies of the samples that carry these masks as their ground truth."""
     supervised = []
-    for sample, mask in zip(data_samples, masks):
+    for sample, mask in zip(data_samples, masks, strict=True):
         copy = sample.new()
         copy.gt_sem_seg = PixelData(data=mask[None])
         supervised.append(copy)
@@ -286,7 +287,7 @@ def _drop_uss_weights(module: nn.Module, state: dict, prefix: str, _: dict) -> N
         del state[key]
 
 
-def _keep_uss_weights(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+def _keep_uss_weights(module: Any, state: dict, prefix: str, *_: Any) -> None:
     """The checkpoint has no USS weights: offer the module its own, so that none are 'missing'."""
     if module.uss_encoder is not None:
         for key, value in module.uss_encoder.state_dict().items():

@@ -45,7 +45,7 @@ class ColorTextureUSS(BaseModule):
 
     Unsupervised in the literal sense: no label, no training and no weights. It is made for
     demonstrations and as a baseline. It sees what a place looks like and nothing of what it
-    means: on photographs it groups far worse than a self-supervised transformer.
+    means: on photographs it is no substitute for a self-supervised transformer.
 
     .. code-block:: none
 
