@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
-from ..utils import UserError
+from ..utils import UserError, check_checkpoint
 
 __all__ = ['build_dataset', 'build_model', 'default_device']
 
@@ -30,7 +30,7 @@ def build_model(config: Config, checkpoint: str | Path | None,
         device (optional): Defaults to :func:`default_device`.
 
     Raises:
-        UserError: If the checkpoint is missing or the model is another one.
+        UserError: If the checkpoint is missing or does not fit, or the model is another one.
     """
     init_default_scope(config.get('default_scope', 'mmseg'))
     if config.model.type != 'DualEncoderSegmentor':
@@ -38,9 +38,7 @@ def build_model(config: Config, checkpoint: str | Path | None,
                         f'but found {config.model.type}.')
     model = revert_sync_batchnorm(MODELS.build(config.model))
     if checkpoint is not None:
-        if not Path(checkpoint).is_file():
-            raise UserError(f'Checkpoint not found: {checkpoint}. Train it with `python '
-                            'tools/train.py CONFIG`; checkpoints are in the work directory.')
+        check_checkpoint(model, checkpoint)
         load_checkpoint(model, str(checkpoint), map_location='cpu')
     return model.to(device or default_device()).eval()
 

@@ -3,9 +3,17 @@ from .labels import ClassIndex, read_image_labels
 from .samplers import PositionSampler
 from .scenes import ScenesDataset
 from .tagged_dataset import TaggedDataset
-from .transforms import LoadCAM, LoadPseudoMask, LoadUSSFeatures, PackTaggedInputs, TrackGeometry
+from .transforms import (
+    DHRPseudoLabel,
+    LoadCAM,
+    LoadPseudoMask,
+    LoadUSSFeatures,
+    PackTaggedInputs,
+    TrackGeometry,
+)
 
 __all__ = [
-    'ClassIndex', 'LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures', 'PackTaggedInputs',
-    'PositionSampler', 'ScenesDataset', 'TaggedDataset', 'TrackGeometry', 'read_image_labels'
+    'ClassIndex', 'DHRPseudoLabel', 'LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures',
+    'PackTaggedInputs', 'PositionSampler', 'ScenesDataset', 'TaggedDataset', 'TrackGeometry',
+    'read_image_labels'
 ]

@@ -70,7 +70,11 @@ class EfficientNetLiteInit:
         net = module.timm_model
         blocks = [f'blocks.{i}.{j}' for i, stage in enumerate(net.blocks)
                   for j in range(len(stage))]
-        result = net.load_state_dict(efficientnet_lite_to_timm(state, blocks), strict=False)
+        try:
+            result = net.load_state_dict(efficientnet_lite_to_timm(state, blocks), strict=False)
+        except (IndexError, RuntimeError) as error:  # more blocks, or other shapes
+            raise UserError(f'{self._path()} does not fit the backbone: it is of another '
+                            f'EfficientNet-Lite ({" ".join(str(error).split()[:40])}).') from error
         missing = [k for k in result.missing_keys if not k.endswith('num_batches_tracked')]
         if missing:
             raise UserError(f'{self._path()} does not fit the backbone: {len(missing)} keys are '

@@ -1,7 +1,7 @@
-"""List both training parts of PASCAL VOC: ImageSets/Segmentation/trainaug.txt = train.txt + aug.txt.
+"""List both training parts of PASCAL VOC, trainaug.txt = train.txt + aug.txt.
 
-aug.txt, and the masks of that part, are those that the converter of MMSegmentation makes. It writes a
-trainaug.txt as well, but in an order that changes from run to run.
+aug.txt, and the masks of that part, are those that the converter of MMSegmentation makes. It writes
+a trainaug.txt as well, but in an order that changes from run to run.
 """
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mmseg_dhr.utils import UserError, friendly_errors
 EXPECTED = 10582
 LISTS = 'ImageSets/Segmentation'
 HOW = ('`python tools/dataset_converters/voc_aug.py data/VOCdevkit data/VOCdevkit/VOCaug` of '
-       'MMSegmentation makes aug.txt and SegmentationClassAug/ from VOC 2012 and SBD; train.txt and '
-       'val.txt come with VOC 2012.')
+       'MMSegmentation makes aug.txt and SegmentationClassAug/ from VOC 2012 and SBD; train.txt '
+       'and val.txt come with VOC 2012.')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,9 +54,9 @@ def join_lists(root: Path) -> tuple[list[str], list[str], list[str]]:
     held_out = set(val)
     leaked = [image_id for image_id in both if image_id in held_out]
     if leaked:
-        raise UserError(f'{root / LISTS}: expected no image of val.txt in train.txt or aug.txt, but '
-                        f'found {len(leaked)}, such as {", ".join(leaked[:3])}. Take them off the '
-                        'training lists.')
+        raise UserError(f'{root / LISTS}: expected no image of val.txt in train.txt or aug.txt, '
+                        f'but found {len(leaked)}, such as {", ".join(leaked[:3])}. Take them off '
+                        'the training lists.')
     return train, aug, both
 
 

@@ -51,6 +51,7 @@ class DualEncoderSegmentor(BaseSegmentor):
         data_preprocessor (dict, optional): Replaces settings of the segmentor's own, for example
             the crop size. Defaults to None.
         init_cfg (dict, optional): Initialisation.
+        train_cfg, pretrained: Always None; ``mmseg.apis.init_model`` sets them.
 
     Raises:
         UserError: If the segmentor has no data preprocessor that normalises.
@@ -63,7 +64,9 @@ class DualEncoderSegmentor(BaseSegmentor):
                  uss_encoder: OptConfigType = None,
                  wss_indices: Sequence[int] = (-2, -1),
                  data_preprocessor: OptConfigType = None,
-                 init_cfg: OptConfigType = None) -> None:
+                 init_cfg: OptConfigType = None,
+                 train_cfg: None = None,
+                 pretrained: None = None) -> None:
         segmentor = segmentor.copy()
         if data_preprocessor is not None:
             segmentor['data_preprocessor'] = {**(segmentor.get('data_preprocessor') or {}),

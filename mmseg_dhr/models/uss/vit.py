@@ -78,7 +78,11 @@ class ViTUSS(BaseModule):
                 f'{self.model_name} {path}`, or give another file with '
                 '`--cfg-options model.uss_encoder.checkpoint=FILE`.')
         state = _read_state_dict(path)
-        result = self.vit.load_state_dict(state, strict=False)
+        try:
+            result = self.vit.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # a shape; torch lists them one a line
+            first = str(error).split('\n')[1].strip()
+            raise UserError(f'{path} does not fit {self.model_name}: {first}') from error
         if result.missing_keys:
             raise UserError(f'{path} does not fit {self.model_name}: {len(result.missing_keys)} '
                             f'of its keys are missing, first {result.missing_keys[:3]}.')

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import load_checkpoint
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmseg_dhr.datasets.transforms import LoadUSSFeatures
+from mmseg_dhr.formats import write_features
+from mmseg_dhr.models.propagation.dhr import PropagationResult
+from mmseg_dhr.ops.geometry import AxisAffine
+from mmseg_dhr.utils import UserError
+
+CLASSES = 4
+TAGS = [(1, ), (1, 3)]
+
+
+@MODELS.register_module()
+class CellMeanUSS(nn.Module):
+    """Mean colour of each 4x4 cell in [0, 1], through a weight that would like to be trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1, bias=False)
+        self.drop = nn.Dropout(.5)  # told apart in train mode
+        self.mix.weight.data.copy_(torch.eye(3)[:, :, None, None])
+
+    def forward(self, images):
+        return (self.drop(self.mix(F.avg_pool2d(images / 255, 4))), )
+
+
+class FixedPropagation:
+    """Notes what it is given, and always finds the same masks."""
+
+    def __init__(self, final):
+        self.final = final
+        self.seen = None
+
+    def __call__(self, batch, stages=False):
+        self.seen = batch
+        return PropagationResult(self.final, self.final)
+
+
+@pytest.fixture
+def build(tiny_model, mmseg_modules):
+    """Builds a model in train mode; without CRF, which is tested elsewhere."""
+
+    def make(**options):
+        torch.manual_seed(0)
+        config = tiny_model(**{**dict(
+            num_classes=CLASSES, size=(32, 32), uss_encoder=dict(type='CellMeanUSS'),
+            propagation=dict(type='DHRPropagation', num_classes=CLASSES, stride=2, refine=None)),
+            **options})
+        return MODELS.build(config).train()
+
+    return make
+
+
+def make_batch(model, tags=TAGS, sizes=((32, 32), (32, 32)), base=True, features=None):
+    """A batch as the data loader gives it, preprocessed: (inputs, data samples)."""
+    rng = torch.Generator().manual_seed(1)
+    images, samples = [], []
+    for i, (labels, size) in enumerate(zip(tags, sizes, strict=True)):
+        images.append(torch.randint(0, 256, (3, *size), generator=rng, dtype=torch.uint8))
+        sample = SegDataSample(metainfo=dict(image_labels=labels, img_shape=size))
+        if base:
+            mask = torch.randint(0, 2, (1, *size), generator=rng)
+            sample.gt_sem_seg = PixelData(data=mask)
+            sample.set_metainfo(dict(base_shares=np.array([.5, .5, 0, 0], np.float32)))
+        if features is not None:
+            sample.uss_features = PixelData(data=features[i])
+        samples.append(sample)
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    return data['inputs'], data['data_samples']
+
+
+def cross_entropy_by_hand(model, inputs, masks):
+    logits = model.segmentor.decode_head(model.extract_feat(inputs))
+    logits = F.interpolate(logits, size=masks.shape[-2:], mode='bilinear', align_corners=False)
+    picked = logits.log_softmax(1).gather(1, masks.clamp(max=CLASSES - 1)[:, None])[:, 0]
+    # mmseg divides by the number of all pixels
+    return -(picked * (masks != 255)).sum() / masks.numel()
+
+
+class TestLoss:
+
+    def test_warmup_trains_on_tags_alone(self, build) -> None:
+        model = build()
+        model.set_phase('warmup')
+        inputs, samples = make_batch(model, base=False)
+        losses = model.loss(inputs, samples)
+        assert set(losses) == {'loss_cls', 'acc_cls'}
+        logits = model.cam_head(model.extract_feat(inputs)).mean((2, 3))
+        tags = torch.tensor([[1., 0, 0], [1, 0, 1]])
+        torch.testing.assert_close(losses['loss_cls'],
+                                   F.binary_cross_entropy_with_logits(logits, tags))
+        losses['loss_cls'].backward()
+        assert model.cam_head.classifier.weight.grad.abs().sum() > 0
+        assert model.segmentor.backbone.stem[0].weight.grad.abs().sum() > 0
+        assert all(p.grad is None for p in model.decode_head.parameters())
+
+    def test_m_dh_is_what_supervises(self, build) -> None:
+        model = build()
+        inputs, samples = make_batch(model)
+        expected = model.propagate(inputs, samples).final
+        assert expected.unique().numel() > 1
+        torch.testing.assert_close(model.loss(inputs, samples)['decode.loss_ce'],
+                                   cross_entropy_by_hand(model, inputs, expected))
+        final = torch.randint(0, CLASSES, (2, 16, 16))
+        final[0, :4] = 255
+        model.propagation = FixedPropagation(final)
+        torch.testing.assert_close(model.loss(inputs, samples)['decode.loss_ce'],
+                                   cross_entropy_by_hand(model, inputs, final))
+
+    def test_propagation_sees_the_network(self, build) -> None:
+        model = build(wss_indices=(1, ))
+        model.propagation = FixedPropagation(torch.zeros(2, 16, 16, dtype=torch.long))
+        inputs, samples = make_batch(model, sizes=((32, 32), (20, 28)))
+        model.loss(inputs, samples)
+        seen = model.propagation.seen
+        features = model.extract_feat(inputs)
+        assert seen.tags == TAGS
+        assert [tuple(size) for size in seen.sizes] == [(32, 32), (20, 28)]
+        assert len(seen.wss) == 1 and torch.equal(seen.wss[0], features[1])
+        assert torch.equal(seen.uss, model.uss_encoder(seen.images)[0])
+        assert torch.equal(seen.base, torch.stack([s.gt_sem_seg.data[0] for s in samples]))
+        assert seen.base[1, 20:].unique().tolist() == [255]
+        maps = model.cam_head(features).relu()
+        top = maps[1, 2].max()
+        torch.testing.assert_close(seen.cam[1, 2], maps[1, 2] / top if top > 0 else maps[1, 2])
+        assert seen.cam[0, 1:].abs().max() == 0  # no tag, no map
+        assert not any(t.requires_grad for t in (seen.cam, seen.uss, *seen.wss))
+
+    def test_gradients_reach_all_but_the_uss_encoder(self, build) -> None:
+        model = build()
+        inputs, samples = make_batch(model)
+        losses = model.loss(inputs, samples)
+        sum(value for name, value in losses.items() if 'loss' in name).backward()
+        for part in (model.segmentor.backbone.stem[0], model.cam_head.classifier,
+                     model.decode_head.conv_seg):
+            assert part.weight.grad.abs().sum() > 0
+        assert model.uss_encoder.mix.weight.grad is None
+        assert not model.uss_encoder.mix.weight.requires_grad
+
+    def test_given_masks_are_used_as_they_are(self, build) -> None:
+        model = build(propagation=None)
+        assert model.phase == 'given'
+        inputs, samples = make_batch(model)
+        losses = model.loss(inputs, samples)
+        masks = torch.stack([s.gt_sem_seg.data[0] for s in samples])
+        torch.testing.assert_close(losses['decode.loss_ce'],
+                                   cross_entropy_by_hand(model, inputs, masks))
+
+    def test_given_without_masks_trains_on_tags_alone(self, build) -> None:
+        model = build(propagation=None)
+        assert set(model.loss(*make_batch(model, base=False))) == {'loss_cls', 'acc_cls'}
+
+    def test_padding_is_no_part_of_a_tag_logit(self, build) -> None:
+        model = build()
+        inputs, samples = make_batch(model, sizes=((32, 32), (16, 8)))
+        losses = model.loss(inputs, samples)
+        maps = model.cam_head(model.extract_feat(inputs))  # output stride 8
+        logits = torch.stack([maps[0].mean((1, 2)), maps[1, :, :2, :1].mean((1, 2))])
+        tags = torch.tensor([[1., 0, 0], [1, 0, 1]])
+        torch.testing.assert_close(losses['loss_cls'],
+                                   F.binary_cross_entropy_with_logits(logits, tags))
+
+    def test_heads_of_any_kind(self, build, tiny_model) -> None:
+        aspp = dict(type='DepthwiseSeparableASPPHead', dilations=(1, 2), c1_in_channels=8,
+                    c1_channels=4)
+        config = tiny_model(CLASSES, (32, 32), head=aspp)
+        config['segmentor']['decode_head'].pop('num_convs')
+        fcn = dict(type='FCNHead', channels=4, num_convs=1, num_classes=CLASSES, dropout_ratio=0)
+        config['segmentor']['auxiliary_head'] = [dict(fcn, in_channels=32, in_index=2),
+                                                 dict(fcn, in_channels=16, in_index=1)]
+        model = MODELS.build(config)
+        losses = model.loss(*make_batch(model))
+        assert {name for name in losses if name.endswith('loss_ce')} == \
+            {'decode.loss_ce', 'aux_0.loss_ce', 'aux_1.loss_ce'}
+        losses['aux_1.loss_ce'].backward()
+        assert model.segmentor.auxiliary_head[1].conv_seg.weight.grad.abs().sum() > 0
+
+    def test_synchronised_batch_norm_on_a_cpu(self, build) -> None:
+        model = build(norm='SyncBN')
+        assert any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        model = revert_sync_batchnorm(model)
+        losses = model.loss(*make_batch(model))
+        assert all(value.isfinite() for value in losses.values())
+
+    @pytest.mark.parametrize('phase', ['warmup', 'online', 'given'])
+    def test_missing_tags(self, build, phase) -> None:
+        model = build()
+        model.set_phase(phase)
+        inputs, samples = make_batch(model)
+        plain = SegDataSample(metainfo=dict(img_shape=(32, 32), img_path='some/where.jpg'))
+        with pytest.raises(UserError, match=r'where\.jpg.*TaggedDataset.*PackTaggedInputs'):
+            model.loss(inputs, [samples[0], plain])
+
+
+class TestUSSFeatures:
+
+    def test_cached_equal_online(self, build, tmp_path) -> None:
+        """Un-augmented images of several sizes, padded to one batch."""
+        model = build()
+        model.propagation = FixedPropagation(torch.zeros(2, 16, 16, dtype=torch.long))
+        sizes = ((24, 32), (32, 20))
+        inputs, samples = make_batch(model, sizes=sizes)
+        model.loss(inputs, samples)
+        online = model.propagation.seen.uss
+        images = model.inputs_to_rgb(inputs)
+        load = LoadUSSFeatures(str(tmp_path), stride=4)
+        for i, (image, sample, size) in enumerate(zip(images, samples, sizes, strict=True)):
+            whole = image[None, :, :size[0], :size[1]]
+            write_features(tmp_path / f'{i}.safetensors', model.uss_encoder(whole)[0][0])
+            loaded = load(dict(img=np.zeros((*size, 3)), img_id=str(i), ori_shape=size,
+                               geometry=AxisAffine.identity()))
+            sample.uss_features = PixelData(data=loaded['uss_features'])
+            sample.set_metainfo(dict(uss_stride=loaded['uss_stride']))
+        model.uss_encoder = None
+        model.loss(inputs, samples)
+        cached = model.propagation.seen.uss
+        assert cached.shape == online.shape == (2, 3, 8, 8)
+        for i, (height, width) in enumerate(sizes):
+            inside = i, slice(None), slice(height // 4), slice(width // 4)
+            # float16 in the cache
+            torch.testing.assert_close(cached[inside], online[inside], rtol=1e-3, atol=1e-4)
+
+    def test_cells_stay_in_step_with_the_padded_batch(self, build, tmp_path) -> None:
+        """A feature that says where it is, of images whose sides are no multiple of the stride."""
+        model = build()
+        model.propagation = FixedPropagation(torch.zeros(2, 16, 16, dtype=torch.long))
+        sizes = ((30, 27), (21, 32))
+        inputs, samples = make_batch(model, sizes=sizes)
+        load = LoadUSSFeatures(str(tmp_path), stride=4)
+        for i, ((height, width), sample) in enumerate(zip(sizes, samples, strict=True)):
+            places = torch.meshgrid(torch.arange(height) + .5, torch.arange(width) + .5,
+                                    indexing='ij')
+            write_features(tmp_path / f'{i}.safetensors', torch.stack(places))
+            loaded = load(dict(img=np.zeros((height, width, 3)), img_id=str(i),
+                               ori_shape=(height, width), geometry=AxisAffine.identity()))
+            sample.uss_features = PixelData(data=loaded['uss_features'])
+            sample.set_metainfo(dict(uss_stride=loaded['uss_stride']))
+        model.loss(inputs, samples)
+        centres = torch.arange(8) * 4 + 2.
+        for uss, (height, width) in zip(model.propagation.seen.uss, sizes, strict=True):
+            rows, columns = -(-height // 4), -(-width // 4)
+            torch.testing.assert_close(uss[0, :rows, 0], centres[:rows].clamp(max=height - .5))
+            torch.testing.assert_close(uss[1, 0, :columns], centres[:columns].clamp(max=width - .5))
+
+    def test_none_at_all(self, build) -> None:
+        model = build(uss_encoder=None)
+        with pytest.raises(UserError, match='`uss_encoder` in the model config.*LoadUSSFeatures'):
+            model.loss(*make_batch(model))
+
+
+class TestSurface:
+
+    def test_predict_is_the_wrapped_segmentor_s(self, build) -> None:
+        model = build(uss_encoder=None, propagation=None).eval()
+        inputs, _ = make_batch(model)
+        metas = [dict(ori_shape=(40, 48), img_shape=(32, 32), pad_shape=(32, 32),
+                      padding_size=[0, 0, 0, 0])] * 2
+        wrapped, plain = (
+            part.predict(inputs, [SegDataSample(metainfo=dict(meta)) for meta in metas])
+            for part in (model, model.segmentor))
+        for ours, theirs in zip(wrapped, plain, strict=True):
+            assert ours.pred_sem_seg.data.shape == (1, 40, 48)
+            assert torch.equal(ours.pred_sem_seg.data, theirs.pred_sem_seg.data)
+            assert torch.equal(ours.seg_logits.data, theirs.seg_logits.data)
+        assert torch.equal(model(inputs, mode='tensor'), model.segmentor(inputs, mode='tensor'))
+
+    def test_prediction_does_not_touch_the_uss_encoder(self, build) -> None:
+        model = build().eval()
+        model.uss_encoder.forward = None
+        inputs, samples = make_batch(model)
+        assert len(model.predict(inputs)) == 2
+
+    def test_what_mmseg_asks_of_a_segmentor(self, build) -> None:
+        model = build()
+        assert model.num_classes == model.out_channels == CLASSES
+        assert model.align_corners is False
+        assert model.decode_head is model.segmentor.decode_head
+
+    @pytest.mark.parametrize('bgr_to_rgb', [True, False])
+    def test_pixels_there_and_back(self, build, tiny_model, bgr_to_rgb) -> None:
+        config = tiny_model(CLASSES, (8, 8))
+        config['data_preprocessor'] = dict(bgr_to_rgb=bgr_to_rgb)
+        model = MODELS.build(config)
+        rgb = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+        inputs = model.rgb_to_inputs(rgb)
+        torch.testing.assert_close(model.inputs_to_rgb(inputs), rgb.float(), rtol=0, atol=1e-4)
+        # and what the data preprocessor makes of the BGR image that mmcv loads
+        samples = [SegDataSample(), SegDataSample()]
+        data = model.data_preprocessor(dict(inputs=list(rgb.flip(1)), data_samples=samples), True)
+        torch.testing.assert_close(inputs, data['inputs'])
+
+    def test_data_preprocessor_settings_are_replaced(self, build) -> None:
+        model = build(data_preprocessor=dict(size=(40, 48)))
+        inputs, _ = make_batch(model)
+        assert inputs.shape == (2, 3, 40, 48)
+        assert model.segmentor.data_preprocessor is model.data_preprocessor
+
+    def test_uss_encoder_stays_in_eval_mode(self, build) -> None:
+        model = build().train()
+        assert not any(m.training for m in model.uss_encoder.modules())
+        assert model.segmentor.training and model.cam_head.training
+        assert not model.eval().segmentor.training
+
+    def test_phases(self, build) -> None:
+        model = build(propagation=None)
+        with pytest.raises(ValueError, match="'warmup', 'online', 'given'.*'later'"):
+            model.set_phase('later')
+        with pytest.raises(ValueError, match='needs a `propagation`'):
+            model.set_phase('online')
+        with pytest.raises(UserError, match='no `propagation`'):
+            model.propagate(*make_batch(model))
+        assert build().phase == 'online'
+
+    def test_needs_pixels_that_can_be_read_back(self, tiny_model, mmseg_modules) -> None:
+        config = tiny_model()
+        config['segmentor']['data_preprocessor'] = dict(type='SegDataPreProcessor', size=(8, 8))
+        with pytest.raises(UserError, match='`mean` and `std`'):
+            MODELS.build(config)
+
+
+class TestCheckpoint:
+
+    def save(self, model, path, drop=()) -> str:
+        state = {k: v for k, v in model.state_dict().items() if k not in drop}
+        torch.save(dict(state_dict=state, meta={}), path)
+        return str(path)
+
+    def test_has_no_uss_weights(self, build) -> None:
+        model = build()
+        assert dict(model.named_parameters())['uss_encoder.mix.weight'] is not None
+        assert not any('uss_encoder' in key for key in model.state_dict())
+        assert not any('uss_encoder' in key for key in nn.Sequential(model).state_dict())
+
+    def test_loads_completely(self, build, tmp_path, capsys) -> None:
+        source = build()
+        file = self.save(source, tmp_path / 'weights.pth')
+        target = copy.deepcopy(source)
+        for parameter in target.parameters():
+            parameter.data.add_(1)
+        uss = target.uss_encoder.mix.weight.clone()
+        capsys.readouterr()
+        load_checkpoint(target, file)
+        captured = capsys.readouterr()
+        assert 'missing' not in captured.out + captured.err
+        assert 'unexpected' not in captured.out + captured.err
+        for name, value in source.state_dict().items():
+            assert torch.equal(target.state_dict()[name], value)
+        assert torch.equal(target.uss_encoder.mix.weight, uss)
+        nn.Sequential(target).load_state_dict(nn.Sequential(source).state_dict(), strict=True)
+
+    def test_a_missing_key_is_still_reported(self, build, tmp_path, capsys) -> None:
+        model = build()
+        file = self.save(model, tmp_path / 'weights.pth', drop=['cam_head.classifier.weight'])
+        load_checkpoint(model, file)
+        assert 'missing keys in source state_dict: cam_head.classifier.weight' in \
+            capsys.readouterr().out.replace('\n', '')
+
+    def test_another_class_count(self, build, tmp_path) -> None:
+        file = self.save(build(), tmp_path / 'weights.pth')
+        other = build(cam_head=dict(type='CAMHead', in_channels=64, num_classes=7),
+                      num_classes=7)
+        with pytest.raises(UserError, match=r'conv_seg\.weight is \(4, .*expects \(7, .*7 classes'):
+            load_checkpoint(other, file)
+        cam_only = build(cam_head=dict(type='CAMHead', in_channels=64, num_classes=7))
+        with pytest.raises(UserError, match=r'cam_head\.classifier\.weight is \(3, .*\(6, '):
+            load_checkpoint(cam_only, file)
