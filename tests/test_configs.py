@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.visualization import Visualizer
 from mmseg.registry import (
     DATA_SAMPLERS,
@@ -23,6 +24,7 @@ from mmseg.registry import (
     PARAM_SCHEDULERS,
     VISUALIZERS,
 )
+from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
 from mmseg_dhr.utils import load_config
@@ -58,10 +60,13 @@ def training_values(cfg: Config, kind: str, key: str) -> set:
 
 @pytest.fixture(scope='module', params=CONFIGS, ids=lambda path: path.stem)
 def cfg(request) -> Iterator[Config]:
+    instances = DefaultScope._instance_dict.copy()
     with pytest.MonkeyPatch.context() as patch:
         for name in VARIABLES:
             patch.delenv(name, raising=False)
         yield load_config(request.param)
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(instances)
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +77,7 @@ def built(cfg) -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def _scope(cfg, monkeypatch, tmp_path):
+def _scope(monkeypatch, tmp_path):
     init_default_scope('mmseg')
     monkeypatch.chdir(tmp_path)  # visualizers make folders
 
@@ -125,7 +130,8 @@ def test_masks_are_read_where_they_are_written(cfg):
 
 
 def test_hooks_loops_and_evaluators(cfg, monkeypatch):
-    monkeypatch.setattr(Visualizer, '_instance_dict', type(Visualizer._instance_dict)())
+    for kind in (Visualizer, SegLocalVisualizer):  # an instance is there for the whole process
+        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
     VISUALIZERS.build(dict(cfg.visualizer, save_dir='.'))
     for hook in [*cfg.custom_hooks, *cfg.default_hooks.values()]:
         HOOKS.build(copy.deepcopy(hook))

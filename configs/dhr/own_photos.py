@@ -6,7 +6,7 @@ _base_ = ['./vocmini_effnetlite0.py']
 data_root = '{{$MMSEG_DHR_DATA:data/photos}}'  # holds everything below
 images = 'images'  # folder of photos
 img_suffix = '.jpg'
-labels = dict(type='csv', path='labels.csv')  # or json, or one folder per class: docs/en/own_data.md
+labels = dict(type='csv', path='labels.csv')  # json, folders: see docs/en/own_data.md
 classes = ('background', 'person', 'bicycle')
 
 num_classes = len(classes)

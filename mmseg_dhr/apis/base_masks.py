@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..formats import read_cam, state_fingerprint, write_mask
+from ..formats import Manifest, read_cam, state_fingerprint, write_mask
 from ..ops import DenseCRFParams, add_background, dense_crf
 from .cams import photo_cam
 from .common import Photo, Shard, list_photos, open_shard, read_rgb
@@ -90,7 +90,7 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
     if (model is None) == (cam_dir is None):
         raise ValueError('Expected exactly one of `model` and `cam_dir`.')
     origin = (dict(scales=list(scales), flip=flip, weights=state_fingerprint(model))
-              if model is not None else dict(cams=str(cam_dir)))
+              if model is not None else dict(cams=_origin_of(Path(str(cam_dir)))))
     shard = open_shard(out_dir, list_photos(dataset),
                        dict(kind='base', **origin, **settings._asdict()), '.png', overwrite)
     if model is not None:
@@ -101,6 +101,12 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
     _write_all(shard, make, settings, dataset.metainfo['palette'], workers)
     shard.finish()
     return Path(out_dir)
+
+
+def _origin_of(cam_dir: Path) -> Any:
+    """What made the CAMs of a folder; other CAMs may come to lie at the same path."""
+    manifest = Manifest.load(cam_dir)
+    return str(cam_dir) if manifest is None else manifest.settings
 
 
 def _from_model(model: Any, scales: Sequence[float], flip: bool) -> Callable[[Photo], np.ndarray]:

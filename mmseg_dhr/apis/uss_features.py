@@ -63,16 +63,21 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
     Returns:
         Path: The folder.
     """
-    if hasattr(encoder, 'init_weights'):
+    if hasattr(encoder, 'init_weights') and not getattr(encoder, 'is_init', False):
         encoder.init_weights()
     settings = dict(kind='uss', scales=list(scales), flip=flip, encoder=type(encoder).__name__,
-                    options=_options(encoder), weights=state_fingerprint(encoder))
+                    options=_options(encoder), weights=_fingerprint(encoder))
     shard = open_shard(out_dir, list_photos(dataset), settings, '.safetensors', overwrite)
     for photo in shard.progress('USS features'):
         features = extract_uss_features(encoder, read_rgb(photo.path), scales, flip)
         write_features(shard.output.path(photo.img_id), features)
     shard.finish()
     return Path(out_dir)
+
+
+def _fingerprint(encoder: Any) -> str:
+    # Constants such as the normalisation are buffers that a state dict leaves out.
+    return state_fingerprint({**dict(encoder.named_buffers()), **encoder.state_dict()})
 
 
 def _options(encoder: Any) -> dict[str, Any]:

@@ -141,8 +141,8 @@ def open_output(folder: PathLike, settings: Mapping[str, Any], ids: Sequence[str
         if not overwrite:
             raise ValueError(
                 f'{folder}: its {len(files)} *{suffix} files were made with other settings: '
-                f'{_difference(previous.settings, manifest.settings)}. Give another folder, or ask '
-                'to overwrite them.')
+                f'{_difference(previous.settings, manifest.settings)}. Give another folder, remove '
+                'this one, or let the command that fills it replace them with `--overwrite`.')
         for path in files:  # before the new manifest: a crash in between leaves the old one
             path.unlink()
     manifest.save(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmengine.runner import CheckpointLoader
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -21,15 +21,21 @@ _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the e
                 'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
 _LAYOUT = 'JPEGImages/, SegmentationClassAug/ and ImageSets/Segmentation/*.txt'
 
+# Files that one of the commands makes.
+_HOW_TO_MAKE = {'trainaug.txt': 'Make it with `python tools/dataset_converters/voc_trainaug.py '
+                                '{root}`. '}
+
 # Draws its folder itself when it is first loaded.
 _SELF_MADE = ('ScenesDataset', )
 
 # Parts that no prediction needs: a checkpoint may lack them.
 _TRAINING_PARTS = ('cam_head.', 'auxiliary_head.', 'segmentor.auxiliary_head.', 'propagation.')
 
-# What the image readers say of a damaged file; most of them do not name it.
+# What readers say of a damaged file, and metrics of a mask that does not cover its image; most of
+# them do not name the file.
 _BROKEN = re.compile('cannot identify image file|image file is truncated|broken data stream|'
-                     'Truncated File Read|unrecognized data stream|failed to load image|imdecode')
+                     'Truncated File Read|unrecognized data stream|failed to load image|imdecode|'
+                     'shape of the mask|stack expects each tensor')
 
 
 def leaf_datasets(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -84,7 +90,9 @@ def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         path = os.path.join(root or '', part) if part else None
         if path and not os.path.exists(path):
-            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root)}{_HOW_TO_GIVE}')
+            hint = _HOW_TO_MAKE.get(os.path.basename(path), '').format(root=root or 'FOLDER')
+            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root)}{hint}'
+                            f'{_HOW_TO_GIVE}')
 
 
 def _found(root: str | None) -> str:
@@ -97,39 +105,55 @@ def _found(root: str | None) -> str:
 
 @contextmanager
 def naming_broken_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[None]:
-    """Find the file when an image reader fails without naming it.
+    """Find the file when an image reader or a metric fails without naming it.
 
     Args:
         cfg (Mapping): Config with ``{split}_dataloader``.
         splits (Sequence[str]): Which data sets to search.
 
     Raises:
-        UserError: Names the first damaged image or mask; any other error passes.
+        UserError: Names the first image or mask that is damaged, or the first mask of another size
+            than its image; any other error passes.
     """
     try:
         yield
     except Exception as error:
         if not _BROKEN.search(str(error)):
             raise
-        for path in _data_files(cfg, splits):
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except (OSError, SyntaxError) as cause:
-                raise UserError(f'{path}: expected a whole image file, but it cannot be decoded '
-                                f'({cause}). Replace it, or take it off the list.') from error
+        for info in _data_infos(cfg, splits):
+            sizes = {name: _size_of(info[name]) for name in ('img_path', 'seg_map_path')
+                     if name in info}
+            if len(set(sizes.values())) > 1:
+                (width, height), found = sizes['img_path'], sizes['seg_map_path']
+                raise UserError(f"{info['seg_map_path']}: expected a mask of its image's size "
+                                f'{height}x{width} (HxW), but found {found[1]}x{found[0]}. Replace '
+                                'it, or take the image off the list.') from error
         raise
 
 
-def _data_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[str]:
+def _size_of(path: str) -> tuple[int, int]:
+    """Width and height of an image file that can be decoded as a whole.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image).size
+    except (OSError, SyntaxError) as cause:
+        raise UserError(f'{path}: expected a whole image file, but it cannot be decoded '
+                        f'({cause}). Replace it, or take it off the list.') from cause
+
+
+def _data_infos(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     from mmseg.registry import DATASETS
 
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for _, leaf in leaf_datasets(loader.get('dataset') or {}, split):
             dataset = DATASETS.build({**leaf, 'pipeline': []})
-            for info in map(dataset.get_data_info, range(len(dataset))):
-                yield from (info[name] for name in ('img_path', 'seg_map_path') if name in info)
+            yield from map(dataset.get_data_info, range(len(dataset)))
 
 
 def check_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:

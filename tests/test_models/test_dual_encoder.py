@@ -237,7 +237,7 @@ class TestUSSFeatures:
         """A feature that says where it is, of images whose sides are no multiple of the stride."""
         model = build()
         model.propagation = FixedPropagation(torch.zeros(2, 16, 16, dtype=torch.long))
-        sizes = ((30, 27), (21, 32))
+        sizes = ((30, 27), (21, 24))  # the crop is 32x32: nothing fills it
         inputs, samples = make_batch(model, sizes=sizes)
         load = LoadUSSFeatures(str(tmp_path), stride=4)
         for i, ((height, width), sample) in enumerate(zip(sizes, samples, strict=True)):
@@ -249,6 +249,7 @@ class TestUSSFeatures:
             sample.uss_features = PixelData(data=loaded['uss_features'])
             sample.set_metainfo(dict(uss_stride=loaded['uss_stride']))
         model.loss(inputs, samples)
+        assert model.propagation.seen.uss.shape == (2, 2, 8, 8)
         centres = torch.arange(8) * 4 + 2.
         for uss, (height, width) in zip(model.propagation.seen.uss, sizes, strict=True):
             rows, columns = -(-height // 4), -(-width // 4)

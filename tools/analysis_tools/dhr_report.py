@@ -69,8 +69,8 @@ def collect(config: Config, checkpoint: Path, stride: int | None, examples: int,
     masks: dict[str, dict[str, Any]] = {img_id: {} for img_id in keep}
     warmup = Path(config.work_dir) / WARMUP_CHECKPOINT
     for path, title in ((warmup, 'end of warm-up'), (checkpoint, 'after recursion')):
-        if not path.is_file():
-            continue
+        if path == warmup and not path.is_file():
+            continue  # a training on given masks has none
         model = build_model(config, path)
         with model.propagation.at_stride(stride or model.propagation.stride):
             report = stage_report(model, dataset, truth_dir, keep, batch_size, title)
@@ -91,6 +91,8 @@ def main() -> None:
     with friendly_errors(args.debug):
         config = config_from(args)
         checkpoint = Path(args.checkpoint or last_checkpoint(config.work_dir))
+        if not checkpoint.is_file():
+            raise UserError(f'{checkpoint}: no such checkpoint. Give another with --checkpoint.')
         rows, pictures = collect(config, checkpoint, args.stride, args.examples, args.batch_size)
         table = [row(name, scores) for name, scores in rows.items()]
         count = next(iter(rows.values())).compute()

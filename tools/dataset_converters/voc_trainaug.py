@@ -1,11 +1,14 @@
-"""List both training parts of PASCAL VOC, trainaug.txt = train.txt + aug.txt.
+"""Prepare the augmented training set of PASCAL VOC where MMSegmentation's converter stops.
 
-aug.txt, and the masks of that part, are those that the converter of MMSegmentation makes. It writes
-a trainaug.txt as well, but in an order that changes from run to run.
+Writes ImageSets/Segmentation/trainaug.txt = train.txt + aug.txt (the converter writes one too, in
+an order that changes from run to run) and copies into SegmentationClassAug/ the masks of those
+training images that SBD does not have, so that one folder holds a mask for every image of the list.
 """
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +18,10 @@ from mmseg_dhr.utils import UserError, friendly_errors
 
 EXPECTED = 10582
 LISTS = 'ImageSets/Segmentation'
+MASKS, AUG_MASKS = 'SegmentationClass', 'SegmentationClassAug'
 HOW = ('`python tools/dataset_converters/voc_aug.py data/VOCdevkit data/VOCdevkit/VOCaug` of '
-       'MMSegmentation makes aug.txt and SegmentationClassAug/ from VOC 2012 and SBD; train.txt '
-       'and val.txt come with VOC 2012.')
+       f'MMSegmentation makes aug.txt and {AUG_MASKS}/ from VOC 2012 and SBD; train.txt, val.txt '
+       f'and {MASKS}/ come with VOC 2012.')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,15 +64,37 @@ def join_lists(root: Path) -> tuple[list[str], list[str], list[str]]:
     return train, aug, both
 
 
+def complete_masks(root: Path, ids: Sequence[str]) -> int:
+    """Copy to SegmentationClassAug what only SegmentationClass has; returns how many masks.
+
+    Raises:
+        UserError: If neither folder has the mask of an image.
+    """
+    if not (root / AUG_MASKS).is_dir():
+        raise UserError(f'{root / AUG_MASKS}: no such folder. {HOW}')
+    present = set(os.listdir(root / AUG_MASKS))
+    wanted = [name for image_id in ids if (name := f'{image_id}.png') not in present]
+    missing = [name for name in wanted if not (root / MASKS / name).is_file()]
+    if missing:
+        raise UserError(f'{root}: {len(missing)} of {len(ids)} training images have a mask neither '
+                        f'in {AUG_MASKS}/ nor in {MASKS}/, such as {", ".join(missing[:3])}. {HOW}')
+    for name in wanted:
+        with atomic_path(root / AUG_MASKS / name) as temporary:
+            shutil.copyfile(root / MASKS / name, temporary)
+    return len(wanted)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the list."""
+    """Write the list and complete the masks."""
     args = parse_args(argv)
     with friendly_errors(args.debug):
         train, aug, both = join_lists(args.root)
+        copied = complete_masks(args.root, both)
         out = args.root / LISTS / 'trainaug.txt'
         with atomic_path(out) as temporary:
             temporary.write_text(''.join(f'{image_id}\n' for image_id in both), encoding='utf-8')
     print(f'{out}: {len(both)} images (train {len(train)}, aug {len(aug)})')
+    print(f'{args.root / AUG_MASKS}: {copied} masks of {MASKS}/ added')
     if len(both) != EXPECTED:
         print(f'warning: expected the {EXPECTED} images of VOC 2012 + SBD, but the lists hold '
               f'{len(both)}', file=sys.stderr)

@@ -2,7 +2,8 @@
 # Folder (`--data-root` or MMSEG_DHR_DATA; default data/VOCdevkit/VOC2012), as mmseg prepares it:
 #   JPEGImages/  SegmentationClass/  SegmentationClassAug/
 #   ImageSets/Segmentation/{train,aug,val}.txt
-# and trainaug.txt, both training parts: `python tools/dataset_converters/voc_trainaug.py FOLDER`.
+# `python tools/dataset_converters/voc_trainaug.py FOLDER` then writes trainaug.txt (both training
+# parts) and puts their masks into one folder.
 data_root = '{{$MMSEG_DHR_DATA:data/VOCdevkit/VOC2012}}'
 num_classes = 21
 crop_size = (512, 512)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import master_only
+from mmengine.dist import barrier, master_only
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
@@ -63,15 +65,14 @@ class RecursiveLearningHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Take up the phase of this iteration; with a resumed training, check what it needs."""
         for options in filter(None, (self.base_masks, self.pseudo_labels)):
-            Path(options['out_dir']).mkdir(parents=True, exist_ok=True)
+            _claim(Path(options['out_dir']))
         self._restart_data(runner)
         if runner.iter < self.warmup_iters:
             _model(runner).set_phase('warmup')
-        elif runner.iter == 0:
-            self._end_warmup(runner, 0)
+        elif runner.iter == self.warmup_iters:
+            self._end_warmup(runner, runner.iter)  # what is there already is kept
         else:
-            for options in filter(None, (self.base_masks, self.pseudo_labels)):
-                _check_complete(options['out_dir'], runner.work_dir)
+            self._check_masks(runner)
             self._set_training_phase(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
@@ -85,6 +86,32 @@ class RecursiveLearningHook(Hook):
         elif (self.interval > 1 and done > self.warmup_iters
               and (done - self.warmup_iters) % self.interval == 0):
             self._write_round(runner, done)
+
+    def _check_masks(self, runner: Runner) -> None:
+        if self.base_masks is not None:
+            folder, scales = self.base_masks['out_dir'], self.base_masks.get('scales', (1.0, ))
+            _load_complete(folder, 'tools/make_base_masks.py CONFIG '
+                           f'{Path(runner.work_dir) / WARMUP_CHECKPOINT} {folder} '
+                           f'--scales {" ".join(map(str, scales))}')
+        if self.pseudo_labels is not None:
+            self._check_round(runner, self.pseudo_labels['out_dir'])
+
+    def _check_round(self, runner: Runner, folder: str) -> None:
+        """See that the masks in use are those of the last round before this iteration."""
+        rounds = (runner.iter - self.warmup_iters) // self.interval
+        due = self.warmup_iters + rounds * self.interval
+        manifest = Manifest.load(folder)
+        if runner.iter == due and (manifest is None or manifest.settings.get('note') != due):
+            self._write_round(runner, due)
+            return
+        manifest = _load_complete(folder, f'tools/make_pseudo_labels.py CONFIG CHECKPOINT {folder}')
+        found = manifest.settings.get('note')
+        if found != due:
+            print_log(f'{folder} holds the masks of iteration {found}, but this training resumes '
+                      f'at {runner.iter}, where those of {due} were in use: it will end with other '
+                      'weights than without the break. To avoid that, let the interval of the '
+                      'checkpoints divide that of the rounds.', logger='current',
+                      level=logging.WARNING)
 
     def _end_warmup(self, runner: Runner, done: int) -> None:
         if done:
@@ -118,6 +145,7 @@ class RecursiveLearningHook(Hook):
         fresh = target.with_name(f'{target.name}.next')
         write_pseudo_labels(model, dataset, fresh, overwrite=True, note=done, **options)
         _replace_folder(fresh, target)
+        barrier()  # nobody reads before the folder is in its place
         model.train()
         self._restart_data(runner)
 
@@ -136,21 +164,33 @@ def _model(runner: Runner) -> Any:
 @master_only
 def _save(runner: Runner) -> None:
     runner.save_checkpoint(runner.work_dir, WARMUP_CHECKPOINT, save_optimizer=False,
-                           save_param_scheduler=False)
+                           save_param_scheduler=False, by_epoch=False)
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder; masks in it may be replaced, so refuse those that are not ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if Manifest.load(folder) is None and any(folder.glob('*.png')):
+        raise UserError(f'{folder}: expected an empty folder or one that an earlier training made, '
+                        'for its masks are replaced, but found masks of unknown origin. Give '
+                        'another `out_dir`.')
 
 
 @master_only
 def _replace_folder(fresh: Path, target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
+    # Deleting takes time, renaming does not: a kill hardly ever finds no folder in place.
+    old = target.with_name(f'{target.name}.old')
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
     fresh.rename(target)
+    shutil.rmtree(old)
 
 
-def _check_complete(folder: str, work_dir: str) -> None:
+def _load_complete(folder: str, command: str) -> Manifest:
     manifest = Manifest.load(folder)
     if manifest is None or not manifest.complete:
         raise UserError(
-            f'{folder}: the masks that this training made at the end of its warm-up are missing or '
-            f'incomplete, so it cannot go on as it began. Make them again with '
-            f'`tools/make_base_masks.py CONFIG {Path(work_dir) / WARMUP_CHECKPOINT} {folder}`, '
-            'or start anew without --resume.')
+            f'{folder}: the masks that this training made are missing or incomplete, so it cannot '
+            f'go on as it began. Make them again with `{command}`, or start anew without '
+            '--resume.')
+    return manifest

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...apis import write_uss_features
+from ...utils import UserError
 
 
 @HOOKS.register_module()
@@ -29,8 +30,15 @@ class USSFeatureHook(Hook):
         self.flip = flip
 
     def before_train(self, runner: Runner) -> None:
-        """Write what is missing."""
+        """Write what is missing.
+
+        Raises:
+            UserError: If the model has no USS encoder.
+        """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if model.uss_encoder is None:
+            raise UserError('USSFeatureHook needs `uss_encoder` in the model config. To train on '
+                            'features that are there already, leave the hook out.')
         write_uss_features(model.uss_encoder, runner.train_dataloader.dataset, self.out_dir,
                            self.scales, self.flip)
         if hasattr(runner.train_loop, 'restart_data'):

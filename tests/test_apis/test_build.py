@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmseg_dhr.apis.build import build_dataset, build_model, default_device
+from mmseg_dhr.utils import UserError
+
+
+def test_model_with_its_weights(tiny_model, tmp_path) -> None:
+    config = Config(dict(model=tiny_model(norm='SyncBN')))
+    torch.manual_seed(0)
+    trained = build_model(config, None, torch.device('cpu'))
+    torch.save(dict(state_dict=trained.state_dict(), meta={}), tmp_path / 'weights.pth')
+    torch.manual_seed(1)
+    model = build_model(config, tmp_path / 'weights.pth')
+    assert not model.training
+    assert next(model.parameters()).device.type == default_device().type
+    for name, value in model.cpu().state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name])
+    assert model(torch.zeros(1, 3, 32, 32), mode='tensor').isfinite().all()  # no SyncBN left
+
+
+def test_missing_checkpoint(tiny_model, tmp_path) -> None:
+    with pytest.raises(UserError, match=r'gone\.pth'):
+        build_model(Config(dict(model=tiny_model())), tmp_path / 'gone.pth')
+
+
+def test_checkpoint_of_other_classes(tiny_model, tmp_path) -> None:
+    model = build_model(Config(dict(model=tiny_model(num_classes=5))), None, torch.device('cpu'))
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match=r'(?s)number of classes.*\(5, .*\(9, '):
+        build_model(Config(dict(model=tiny_model())), tmp_path / 'weights.pth')
+
+
+def test_another_model(tiny_model) -> None:
+    with pytest.raises(UserError, match='DualEncoderSegmentor, but found EncoderDecoder'):
+        build_model(Config(dict(model=tiny_model().segmentor)), None)
+
+
+def test_dataset(tagged_scenes) -> None:
+    config = Config(dict(pseudo_label_dataset=tagged_scenes()))
+    assert len(build_dataset(config)) == 6
+    with pytest.raises(UserError, match='no `train_set`'):
+        build_dataset(config, 'train_set')

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmseg_dhr.apis import cams, list_photos, multi_scale_cam, read_rgb, write_cams
+from mmseg_dhr.formats import read_cam
+from mmseg_dhr.utils import UserError
+
+MEAN = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
+STD = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (45, 38, 3), np.uint8)
+
+
+def maps_by_hand(model, pixels, grid):
+    """Rectified class maps of one normalised view, (K, h, w)."""
+    with torch.no_grad():
+        deep = model.segmentor.backbone(((pixels - MEAN) / STD)[None])[-1][0]
+    maps = torch.einsum('kc,chw->khw', model.cam_head.classifier.weight[:, :, 0, 0], deep).relu()
+    return F.interpolate(maps[None], size=grid, mode='bilinear', align_corners=False)[0]
+
+
+def test_single_scale_by_hand(model, image) -> None:
+    cam = multi_scale_cam(model, image, (2, 5), flip=False)
+    maps = maps_by_hand(model, torch.from_numpy(image).permute(2, 0, 1).float(), (12, 10))
+    expected = torch.stack([maps[1] / maps[1].max(), maps[4] / maps[4].max()])
+    torch.testing.assert_close(cam, expected)
+    assert cam.amax((1, 2)).tolist() == pytest.approx([1, 1])
+
+
+def test_scales_and_flips_are_averaged(model, image) -> None:
+    cam = multi_scale_cam(model, image, (3, ), scales=(1.0, 0.5), flip=True, stride=8)
+    whole = torch.from_numpy(image).permute(2, 0, 1).float()
+    half = F.interpolate(whole[None], size=(22, 19), mode='bilinear', antialias=True)[0]
+    total = sum(maps_by_hand(model, view, (6, 5)) +
+                maps_by_hand(model, view.flip(-1), (6, 5)).flip(-1) for view in (whole, half))
+    torch.testing.assert_close(cam[0], total[2] / total[2].max())
+
+
+def test_mirrored_image_has_the_mirrored_cam(model, image) -> None:
+    cam = multi_scale_cam(model, image, (1, 4), scales=(1.0, 1.5))
+    mirrored = multi_scale_cam(model, image[:, ::-1].copy(), (1, 4), scales=(1.0, 1.5))
+    torch.testing.assert_close(mirrored, cam.flip(-1), rtol=0, atol=1e-3)
+    assert (cam - cam.flip(-1)).abs().max() > 0.1
+
+
+def test_no_tag(model, image) -> None:
+    assert multi_scale_cam(model, image, ()).shape == (0, 12, 10)
+
+
+def test_class_that_fires_nowhere(model, image) -> None:
+    model.cam_head.classifier.weight.data[0] = -1  # features are not negative
+    cam = multi_scale_cam(model, image, (1, 2))
+    assert cam[0].abs().max() == 0 and cam[1].max() == 1
+
+
+def test_tiny_image(model) -> None:
+    cam = multi_scale_cam(model, np.full((1, 3, 3), 9, np.uint8), (1, ), scales=(0.5, 1.0))
+    assert cam.shape == (1, 1, 1) and cam.isfinite().all()
+
+
+class TestWriteCams:
+
+    def test_files(self, model, scenes, tmp_path) -> None:
+        assert write_cams(model, scenes, tmp_path / 'cams', scales=(1.0, 0.5)) == tmp_path / 'cams'
+        for photo in list_photos(scenes):
+            labels, maps = read_cam(tmp_path / 'cams' / f'{photo.img_id}.npz')
+            assert tuple(labels) == photo.tags
+            expected = multi_scale_cam(model, read_rgb(photo.path), photo.tags, (1.0, 0.5))
+            assert np.array_equal(maps, expected.numpy().astype(np.float16))
+
+    def test_goes_on_where_it_stopped(self, model, scenes, tmp_path, monkeypatch) -> None:
+        write_cams(model, scenes, tmp_path)
+        gone = tmp_path / f'{scenes.image_ids[2]}.npz'
+        content = read_cam(gone)
+        gone.unlink()
+        made, real = [], cams.multi_scale_cam
+        monkeypatch.setattr(cams, 'multi_scale_cam',
+                            lambda *args: made.append(1) or real(*args))
+        write_cams(model, scenes, tmp_path)
+        assert len(made) == 1
+        assert np.array_equal(read_cam(gone).maps, content.maps)
+
+    def test_other_settings_or_weights(self, model, scenes, tmp_path) -> None:
+        write_cams(model, scenes, tmp_path)
+        with pytest.raises(UserError, match='flip was True and is now False'):
+            write_cams(model, scenes, tmp_path, flip=False)
+        model.cam_head.classifier.weight.data.neg_()
+        with pytest.raises(UserError, match='weights was'):
+            write_cams(model, scenes, tmp_path)
+        write_cams(model, scenes, tmp_path, overwrite=True)
+        photo = list_photos(scenes)[0]
+        expected = multi_scale_cam(model, read_rgb(photo.path), photo.tags)
+        assert np.array_equal(read_cam(tmp_path / f'{photo.img_id}.npz').maps,
+                              expected.numpy().astype(np.float16))

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmseg_dhr.apis import STAGES, list_photos, pseudo_label_stages, write_pseudo_labels
+from mmseg_dhr.formats import Manifest, read_mask
+from mmseg_dhr.utils import UserError
+
+ALL = list(range(6))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob('*.png'))}
+
+
+class TestStages:
+
+    def test_without_m_base(self, model, scenes) -> None:
+        stages = dict(pseudo_label_stages(model, scenes, [4, 1]))
+        assert list(stages) == [4, 1]
+        for index, masks in stages.items():
+            assert set(masks) == set(STAGES) - {'base'}
+            for mask in masks.values():
+                assert mask.shape == (64, 64) and mask.dtype == np.uint8
+                assert set(np.unique(mask)) <= {0, *scenes.image_labels(index), 255}
+
+    def test_with_m_base(self, model, scenes_with_base, scenes_root) -> None:
+        dataset = scenes_with_base()
+        for index, masks in pseudo_label_stages(model, dataset, ALL[:2]):
+            assert list(masks) == list(STAGES)
+            truth = read_mask(scenes_root / f'SegmentationClass/{dataset.image_ids[index]}.png')
+            assert np.array_equal(masks['base'], truth)
+            # every tag is in this M_base: nothing was lost, nothing is added
+            assert np.array_equal(masks['init'], truth)
+
+    def test_batches_give_the_same(self, model, scenes) -> None:
+        alone = dict(pseudo_label_stages(model, scenes, ALL, batch_size=1))
+        for size in (2, 4):
+            for index, masks in pseudo_label_stages(model, scenes, ALL, batch_size=size):
+                for name, mask in masks.items():
+                    # A cell on the border of two classes may change sides by rounding.
+                    assert (mask == alone[index][name]).mean() > 0.99, (size, index, name)
+
+    @pytest.mark.parametrize('batch_size', [1, 3])
+    def test_sizes_are_the_images(self, build_model, photos, batch_size) -> None:
+        model = build_model(num_classes=3)
+        stages = dict(pseudo_label_stages(model, photos, [0, 1, 2], batch_size))
+        for index, size in enumerate([(41, 37), (30, 64), (33, 50)]):
+            assert {mask.shape for mask in stages[index].values()} == {size}
+        assert ['base' in stages[i] for i in range(3)] == [True, False, False]
+        given = read_mask(photos.dataset.data_root + '/masks/a.png')
+        assert np.array_equal(stages[0]['base'], given)
+        assert set(np.unique(stages[2]['final'])) <= {0, 255}  # no tag
+        assert 255 not in stages[1]['init']  # padding is cut off
+
+    def test_trains_nothing(self, model, scenes) -> None:
+        model.train()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        list(pseudo_label_stages(model, scenes, [0]))
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class TestWritePseudoLabels:
+
+    def test_files_are_the_final_stage(self, model, scenes, tmp_path) -> None:
+        assert write_pseudo_labels(model, scenes, tmp_path, batch_size=4) == tmp_path
+        with model.propagation.at_stride(1):
+            expected = dict(pseudo_label_stages(model, scenes, ALL))
+        for index, photo in enumerate(list_photos(scenes)):
+            mask = read_mask(tmp_path / f'{photo.img_id}.png')
+            assert np.array_equal(mask, expected[index]['final'])
+        assert model.propagation.stride == 2  # as it was
+        manifest = Manifest.load(tmp_path)
+        assert manifest.complete and manifest.count == 6
+
+    def test_goes_on_where_it_stopped(self, model, scenes, tmp_path) -> None:
+        write_pseudo_labels(model, scenes, tmp_path, stride=4)
+        before = files(tmp_path)
+        for name in list(before)[1:4]:
+            (tmp_path / name).unlink()
+        kept = tmp_path / list(before)[0]
+        kept.write_bytes(b'not touched')
+        write_pseudo_labels(model, scenes, tmp_path, stride=4, batch_size=2)
+        assert files(tmp_path) == {**before, kept.name: b'not touched'}
+
+    def test_stale_folder(self, model, scenes, tmp_path) -> None:
+        write_pseudo_labels(model, scenes, tmp_path, stride=4)
+        before = files(tmp_path)
+        for options, message in ((dict(stride=2), 'stride was 4 and is now 2'),
+                                 (dict(stride=4, note=7), 'note was None and is now 7')):
+            with pytest.raises(UserError, match=message):
+                write_pseudo_labels(model, scenes, tmp_path, **options)
+        model.cam_head.classifier.weight.data.normal_()
+        with pytest.raises(UserError, match='weights was'):
+            write_pseudo_labels(model, scenes, tmp_path, stride=4)
+        assert files(tmp_path) == before
+        write_pseudo_labels(model, scenes, tmp_path, stride=4, overwrite=True)
+        assert files(tmp_path) != before and list(files(tmp_path)) == list(before)
+
+    def test_other_propagation(self, build_model, scenes, tmp_path) -> None:
+        write_pseudo_labels(build_model(), scenes, tmp_path, stride=4)
+        other = dict(type='DHRPropagation', num_classes=9, tau=0.5)
+        with pytest.raises(UserError, match='propagation was'):
+            write_pseudo_labels(build_model(propagation=other), scenes, tmp_path, stride=4)

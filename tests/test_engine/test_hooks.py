@@ -1,0 +1,219 @@
+"""When the hooks make masks and features, and what the iterations after that are given."""
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, load_checkpoint
+from mmseg.registry import DATASETS, MODELS
+
+from mmseg_dhr.apis import BaseMaskSettings, uss_features, write_base_masks
+from mmseg_dhr.engine import RecursiveLearningHook
+from mmseg_dhr.formats import Manifest, read_features, read_mask, write_mask
+from mmseg_dhr.utils import UserError
+
+
+class Watch(Hook):
+    """Notes what each iteration was given."""
+    priority = 'LOWEST'
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.phases, self.has_base, self.notes, self.training = [], [], [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        manifest = Manifest.load(self.folder) if self.folder.is_dir() else None
+        self.notes.append(None if manifest is None else manifest.settings.get('note'))
+        self.phases.append(runner.model.phase)
+        self.training.append(runner.model.training)
+        samples = data_batch['data_samples']
+        self.has_base.append(['base_shares' in sample.metainfo for sample in samples])
+        for sample in samples:  # nothing that lies in the folder is out of date
+            if 'base_shares' in sample.metainfo and not sample.metainfo.get('flip'):
+                mask = read_mask(self.folder / f'{sample.img_id}.png')
+                assert np.array_equal(sample.gt_sem_seg.data[0].numpy(), mask)
+
+
+@pytest.fixture
+def train(tmp_path, tiny_model, tagged_scenes, mmseg_modules):
+    """Trains on the scenes with hooks; returns what Watch saw."""
+
+    def run(*hooks, max_iters=4, resume=False, masks='base', steps=(), checkpoints=1, **model):
+        pipeline = [dict(type='LoadImageFromFile'),
+                    dict(type='LoadPseudoMask', mask_dir=str(tmp_path / masks), num_classes=9),
+                    *steps, dict(type='PackTaggedInputs')]
+        watch = Watch(tmp_path / masks)
+        torch.manual_seed(0)
+        options = dict(propagation=dict(type='DHRPropagation', num_classes=9, refine=None))
+        runner = Runner(
+            model=tiny_model(**{**options, **model}), work_dir=str(tmp_path / 'work'),
+            train_dataloader=dict(batch_size=2, num_workers=0,
+                                  dataset=tagged_scenes(pipeline, seed=0),
+                                  sampler=dict(type='PositionSampler')),
+            train_cfg=dict(type='ResumableIterLoop', max_iters=max_iters),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1)),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=checkpoints, by_epoch=False),
+                logger=dict(type='LoggerHook', log_metric_by_epoch=False)),
+            custom_hooks=[*hooks, watch], resume=resume, log_level='WARNING',
+            default_scope='mmseg', randomness=dict(seed=0), experiment_name=tmp_path.name)
+        runner.train()
+        watch.runner = runner
+        return watch
+
+    return run
+
+
+@pytest.fixture
+def recursive(tmp_path):
+    """Config of the hook that makes M_base without CRF."""
+
+    def config(warmup_iters=2, base=True, **options):
+        if base:
+            options['base_masks'] = dict(out_dir=str(tmp_path / 'base'), crf=None, scales=(1.0, ))
+        return dict(type='RecursiveLearningHook', warmup_iters=warmup_iters, **options)
+
+    return config
+
+
+@pytest.fixture
+def rounds(tmp_path, tagged_scenes):
+    """Settings of a training whose masks are made anew every two iterations."""
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackTaggedInputs')]
+    return dict(interval=2, pseudo_labels=dict(
+        out_dir=str(tmp_path / 'round'), dataset=tagged_scenes(pipeline), stride=4, batch_size=3))
+
+
+class TestRecursiveLearningHook:
+
+    def test_tags_then_own_masks_then_dhr(self, train, recursive, scenes_root, tmp_path,
+                                          tagged_scenes, tiny_model) -> None:
+        seen = train(recursive())
+        assert seen.phases == ['warmup'] * 2 + ['online'] * 2
+        assert seen.has_base == [[False] * 2] * 2 + [[True] * 2] * 2
+        assert all(seen.training)
+        model = MODELS.build(tiny_model())
+        load_checkpoint(model, str(tmp_path / 'work/warmup.pth'))
+        write_base_masks(DATASETS.build(tagged_scenes()), tmp_path / 'expected',
+                         BaseMaskSettings(crf=None), model)
+        for path in (tmp_path / 'expected').glob('*.png'):
+            assert path.read_bytes() == (tmp_path / 'base' / path.name).read_bytes()
+        assert Manifest.load(tmp_path / 'base').count == 6
+
+    def test_warmup_checkpoint_is_of_that_moment(self, train, recursive, tmp_path) -> None:
+        (tmp_path / 'base').mkdir()
+        train(recursive(base=False))
+        checkpoint = torch.load(tmp_path / 'work/warmup.pth')
+        expected = torch.load(tmp_path / 'work/iter_2.pth')
+        assert checkpoint['meta']['iter'] == 2 and 'optimizer' not in checkpoint
+        assert not any('uss_encoder' in name for name in checkpoint['state_dict'])
+        for name, value in expected['state_dict'].items():
+            assert torch.equal(checkpoint['state_dict'][name], value)
+        # and resuming does not take it for the latest
+        assert (tmp_path / 'work/last_checkpoint').read_text().endswith('iter_4.pth')
+
+    def test_no_warmup(self, train, recursive, tmp_path) -> None:
+        seen = train(recursive(0), max_iters=1)
+        assert seen.phases == ['online'] and seen.has_base == [[True, True]]
+        assert not (tmp_path / 'work/warmup.pth').exists()
+
+    def test_warmup_alone(self, train, recursive, tmp_path) -> None:
+        seen = train(recursive(2), max_iters=2)
+        assert seen.phases == ['warmup'] * 2
+        assert not list((tmp_path / 'base').iterdir())
+
+    def test_without_propagation_the_masks_are_given(self, train, recursive) -> None:
+        seen = train(recursive(1), max_iters=2, propagation=None, uss_encoder=None)
+        assert seen.phases == ['warmup', 'given']
+
+    def test_masks_of_an_earlier_training_are_replaced(self, train, recursive, tmp_path) -> None:
+        train(recursive(1), max_iters=2)
+        before = Manifest.load(tmp_path / 'base').settings['weights']
+        train(recursive(2), max_iters=3)
+        assert Manifest.load(tmp_path / 'base').settings['weights'] != before
+
+    def test_masks_of_somebody_else_are_not(self, train, recursive, rounds, tmp_path) -> None:
+        for folder, hook in (('base', recursive()), ('round', recursive(base=False, **rounds))):
+            file = tmp_path / folder / 'mine.png'
+            write_mask(file, np.zeros((4, 4), int), [[0, 0, 0]])
+            with pytest.raises(UserError, match=rf'{folder}: .* masks of unknown origin'):
+                train(hook, max_iters=3)
+            assert file.exists()
+
+    def test_rounds(self, train, recursive, rounds, tmp_path) -> None:
+        seen = train(recursive(1, base=False, **rounds), max_iters=7, masks='round')
+        assert seen.phases == ['warmup'] + ['given'] * 6
+        assert seen.notes == [None, 1, 1, 3, 3, 5, 5]
+        assert seen.has_base == [[False] * 2] + [[True] * 2] * 6
+        assert all(seen.training)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['round', 'work']
+        assert Manifest.load(tmp_path / 'round').complete
+
+    def test_resumes_after_the_warmup(self, train, recursive) -> None:
+        train(recursive(), max_iters=3)
+        seen = train(recursive(), max_iters=5, resume=True)
+        assert seen.phases == ['online'] * 2 and seen.has_base == [[True] * 2] * 2
+
+    @pytest.mark.parametrize('damage', [
+        lambda folder: shutil.rmtree(folder),
+        lambda folder: Manifest({}).save(folder),  # never completed
+    ])
+    def test_resume_without_the_masks(self, train, recursive, tmp_path, damage) -> None:
+        train(recursive(), max_iters=3)
+        damage(tmp_path / 'base')
+        with pytest.raises(UserError, match=r'base: the masks .* `tools/make_base_masks\.py CONFIG '
+                           r'.*warmup\.pth .*base --scales 1\.0`'):
+            train(recursive(), max_iters=5, resume=True)
+
+    def test_resume_at_the_end_of_the_warmup_makes_the_masks(self, train, recursive,
+                                                             tmp_path) -> None:
+        train(recursive(2), max_iters=2)  # ends there, so that it made none
+        seen = train(recursive(2), max_iters=3, resume=True)
+        assert seen.phases == ['online'] and seen.has_base == [[True] * 2]
+
+    def test_resume_between_rounds(self, train, recursive, rounds, tmp_path, capsys) -> None:
+        hook = recursive(0, base=False, **rounds)
+        train(hook, max_iters=4, masks='round')  # the round that is due at its end is left out
+        seen = train(hook, max_iters=7, masks='round', resume=True)
+        assert seen.phases == ['given'] * 3 and seen.notes == [4, 4, 6]
+        assert 'than without the break' not in capsys.readouterr().out
+        (tmp_path / 'work/last_checkpoint').write_text(str(tmp_path / 'work/iter_5.pth'))
+        seen = train(hook, max_iters=7, masks='round', resume=True)
+        assert 'holds the masks of iteration 6, but this training resumes at 5, where those of 4' \
+            in capsys.readouterr().out
+        assert seen.notes == [6, 6]
+        shutil.rmtree(tmp_path / 'round')
+        with pytest.raises(UserError, match=r'tools/make_pseudo_labels\.py'):
+            train(hook, max_iters=8, masks='round', resume=True)
+
+    @pytest.mark.parametrize(('options', 'message'), [
+        (dict(warmup_iters=-1), 'got -1 and 1'),
+        (dict(interval=0), 'got 0 and 0'),
+        (dict(interval=2), '`pseudo_labels`'),
+        (dict(pseudo_labels=dict(out_dir='a', dataset={})), '`pseudo_labels`.* interval > 1'),
+    ])
+    def test_bad_arguments(self, options, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            RecursiveLearningHook(**options)
+
+
+class TestUSSFeatureHook:
+
+    def test_fills_the_cache_once(self, train, recursive, tmp_path, monkeypatch) -> None:
+        cache = tmp_path / 'features'
+        hook = dict(type='USSFeatureHook', out_dir=str(cache), flip=True)
+        steps = [dict(type='TrackGeometry', transforms=[dict(type='RandomFlip', prob=.5)]),
+                 dict(type='LoadUSSFeatures', cache_dir=str(cache), stride=4)]
+        train(hook, recursive(0), max_iters=1, steps=steps)
+        assert Manifest.load(cache).complete and Manifest.load(cache).settings['flip'] is True
+        files = list(cache.glob('*.safetensors'))
+        assert len(files) == 6 and read_features(files[0]).shape == (16, 16, 16)
+        monkeypatch.setattr(uss_features, 'extract_uss_features', None)  # not called again
+        train(hook, recursive(0), max_iters=2, steps=steps, resume=True)
+
+    def test_needs_an_encoder(self, train, tmp_path) -> None:
+        with pytest.raises(UserError, match='needs `uss_encoder`'):
+            train(dict(type='USSFeatureHook', out_dir=str(tmp_path / 'x')), uss_encoder=None)
