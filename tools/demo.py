@@ -28,7 +28,7 @@ def run(*command: str) -> str:
     lines = []
     for line in process.stdout or ():
         lines.append(line)
-        if _worth_showing(line):
+        if 'report' in command[0] or _worth_showing(line):
             print(line, end='', flush=True)
     if process.wait():
         raise SystemExit(process.returncode)
@@ -37,7 +37,7 @@ def run(*command: str) -> str:
 
 def _worth_showing(line: str) -> bool:
     """The log's header (environment and config) is long and in the log file anyway."""
-    return 'Iter(' in line or '|' in line or line.startswith(('+', 'Pseudo', 'Pictures', '-'))
+    return 'Iter(' in line or line.startswith(('|', '+'))
 
 
 def train_and_test(config: str) -> float:

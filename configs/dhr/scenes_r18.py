@@ -8,7 +8,7 @@ num_classes = 9
 model = dict(
     type='DualEncoderSegmentor',
     segmentor=_base_.segmentor,
-    cam_head=dict(type='CAMHead', in_channels=256, num_classes=num_classes),
+    cam_head=dict(type='CAMHead', in_channels=192, num_classes=num_classes),
     uss_encoder=dict(type='ColorTextureUSS', stride=4),
-    propagation=dict(type='DHRPropagation', num_classes=num_classes, stride=2))
+    propagation=dict(type='DHRPropagation', num_classes=num_classes))
 default_hooks = dict(checkpoint=dict(interval=100))

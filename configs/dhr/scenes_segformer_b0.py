@@ -13,5 +13,5 @@ model = dict(
     data_preprocessor=dict(size=(112, 112)),
     cam_head=dict(type='CAMHead', in_channels=256, num_classes=num_classes),
     uss_encoder=dict(type='ColorTextureUSS', stride=4),
-    propagation=dict(type='DHRPropagation', num_classes=num_classes, stride=2))
+    propagation=dict(type='DHRPropagation', num_classes=num_classes))
 default_hooks = dict(checkpoint=dict(interval=100))
