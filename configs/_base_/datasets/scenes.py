@@ -38,14 +38,14 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[[
-            dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 0.75, 1.5)
+            dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 1.5)
         ], [
             dict(type='RandomFlip', prob=0., direction='horizontal'),
             dict(type='RandomFlip', prob=1., direction='horizontal')
         ], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])
 ]
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=12,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='PositionSampler'),

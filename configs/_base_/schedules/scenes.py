@@ -1,13 +1,13 @@
 # A few minutes on two CPU cores: tags alone, then M_base from the network's CAMs, then DHR online.
-max_iters = 600
-warmup_iters = 300
+max_iters = 580
+warmup_iters = 320
 custom_hooks = [
     dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features'),
     dict(
         type='RecursiveLearningHook',
         warmup_iters=warmup_iters,
         base_masks=dict(
-            out_dir='{work_dir}/base_masks', scales=(1.0, 1.5), background_constant=0.3, workers=2))
+            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, workers=2))
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
