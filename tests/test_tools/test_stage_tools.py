@@ -149,7 +149,7 @@ def test_the_commands_make_what_training_made(run_tool, stage, trained):
     config, *options = trained.arguments
     warmup = trained.work_dir / 'warmup.pth'
     assert run_tool('make_base_masks', config, warmup, 'base', '--workers', '0', '--scales', '1.0',
-                    '1.5', *options) == 0
+                    *options) == 0
     assert stage('extract_uss_features', 'uss') == 0
     for made, folder in (('base', 'base_masks'), ('uss', 'uss_features')):
         kept = trained.work_dir / folder
