@@ -150,8 +150,10 @@ def _data_infos(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterator[Mappi
     from mmseg.registry import DATASETS
 
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for _, leaf in leaf_datasets(loader.get('dataset') or {}, split):
+        loader = cfg.get(f'{split}_dataloader')
+        if not loader:
+            continue  # a config without masks has nothing to validate with
+        for _, leaf in leaf_datasets(loader['dataset'], split):
             dataset = DATASETS.build({**leaf, 'pipeline': []})
             yield from map(dataset.get_data_info, range(len(dataset)))
 
