@@ -229,14 +229,21 @@ class DualEncoderSegmentor(BaseSegmentor):
                             'cached ones with `LoadUSSFeatures` in the pipeline.')
         return self.uss_encoder(images)[0]
 
+    @property
+    def _network_reads_rgb(self) -> bool:
+        """Whether the preprocessor swaps channels: pipelines load BGR."""
+        # The onedl fork of MMSegmentation put an underscore before the name.
+        names = ('channel_conversion', '_channel_conversion')
+        return any(getattr(self.data_preprocessor, name, False) for name in names)
+
     def inputs_to_rgb(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation: (B, 3, H, W), RGB 0..255."""
         pixels = inputs * self.data_preprocessor.std + self.data_preprocessor.mean
-        return pixels if self.data_preprocessor.channel_conversion else pixels.flip(1)
+        return pixels if self._network_reads_rgb else pixels.flip(1)
 
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         """Normalise RGB 0..255 as the data preprocessor would."""
-        pixels = images if self.data_preprocessor.channel_conversion else images.flip(1)
+        pixels = images if self._network_reads_rgb else images.flip(1)
         return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
 
 
