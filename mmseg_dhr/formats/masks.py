@@ -8,9 +8,9 @@ from PIL import Image, UnidentifiedImageError
 
 from .atomic import PathLike, atomic_path
 
-__all__ = ['read_mask', 'write_mask']
+__all__ = ['IGNORE_COLOUR', 'read_mask', 'write_mask']
 
-_IGNORE_COLOUR = (224, 224, 192)  # the cream of VOC's own masks
+IGNORE_COLOUR = (224, 224, 192)  # the cream of VOC's own masks
 
 
 def write_mask(path: PathLike, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
@@ -71,6 +71,6 @@ def _palette_bytes(palette: Sequence[Sequence[int]]) -> bytes:
             or given.min() < 0 or given.max() > 255:
         raise ValueError('Expected `palette` to be at most 256 colours (r, g, b) in [0, 255], '
                          f'but got an array of shape {given.shape}.')
-    colours[255] = _IGNORE_COLOUR
+    colours[255] = IGNORE_COLOUR
     colours[:len(given)] = given
     return colours.tobytes()

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-__all__ = ['IGNORE_COLOUR', 'cam_heatmap', 'colorize_mask', 'overlay']
+from ..formats.masks import IGNORE_COLOUR
 
-IGNORE_COLOUR = (224, 224, 192)
-"""What is no class is drawn in the cream of VOC's own masks."""
+__all__ = ['IGNORE_COLOUR', 'cam_heatmap', 'colorize_mask', 'overlay']
 
 
 def colorize_mask(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
