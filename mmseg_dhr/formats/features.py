@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .atomic import PathLike, atomic_path
 
-__all__ = ['read_features', 'write_features']
+__all__ = ['mean_feature', 'read_features', 'write_features']
 
 _KEY = 'features'
 
@@ -53,3 +53,16 @@ def read_features(path: PathLike) -> Tensor:
         raise ValueError(f'{path}: expected one tensor `{_KEY}` of shape (D, h, w), '
                          f'but found {found}.')
     return tensors[_KEY]
+
+
+def mean_feature(folder: PathLike) -> Tensor:
+    """Mean of the image means of all features in a folder, float32 (D,).
+
+    Raises:
+        FileNotFoundError: If the folder holds no features.
+    """
+    files = sorted(Path(folder).glob('*.safetensors'))
+    if not files:
+        raise FileNotFoundError(f'{folder}: expected cached features ({{id}}.safetensors), but '
+                                'found none. Make them with tools/extract_uss_features.py.')
+    return torch.stack([read_features(file).float().mean((1, 2)) for file in files]).mean(0)

@@ -1,26 +1,38 @@
 """Pure tensor functions: no registry, no config, no files."""
 from .cam import add_background, fuse_cams, normalize_cam
-from .class_pooling import class_area_fractions, class_average_pool, class_similarity
+from .class_marginals import MARGINALS, class_marginal
+from .class_pooling import (
+    class_area_fractions,
+    class_average_pool,
+    class_similarity,
+    majority_vote,
+)
 from .dense_crf import DenseCRFParams, dense_crf
 from .geometry import AxisAffine, sample_features
-from .optimal_transport import min_max_normalize, sinkhorn, transport_scores
+from .optimal_transport import PLANS, min_max_normalize, sinkhorn, transport_scores
+from .pamr import pamr
 from .rebalancing import (
-                          MARGINALS,
-                          Rebalanced,
-                          TransportSettings,
-                          class_marginal,
-                          correlated_classes,
-                          integrate_seeds,
-                          labels_from_scores,
-                          rebalance_uss,
-                          rebalance_wss,
-                          recover_seeds,
+    POOLINGS,
+    VARIANTS,
+    Pooled,
+    TransportSettings,
+    average_similarity,
+    class_correlation,
+    correlation_groups,
+    integrate_seeds,
+    labels_from_scores,
+    pooled_similarity,
+    rebalance_uss,
+    rebalance_wss,
+    recover_seeds,
 )
 
 __all__ = [
-    'MARGINALS', 'AxisAffine', 'DenseCRFParams', 'Rebalanced', 'TransportSettings',
-    'add_background', 'class_area_fractions', 'class_average_pool', 'class_marginal',
-    'class_similarity', 'correlated_classes', 'dense_crf', 'fuse_cams', 'integrate_seeds',
-    'labels_from_scores', 'min_max_normalize', 'normalize_cam', 'rebalance_uss',
-    'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn', 'transport_scores'
+    'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine', 'DenseCRFParams', 'Pooled',
+    'TransportSettings', 'add_background', 'average_similarity', 'class_area_fractions',
+    'class_average_pool', 'class_correlation', 'class_marginal', 'class_similarity',
+    'correlation_groups', 'dense_crf', 'fuse_cams', 'integrate_seeds', 'labels_from_scores',
+    'majority_vote', 'min_max_normalize', 'normalize_cam', 'pamr', 'pooled_similarity',
+    'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
+    'transport_scores'
 ]

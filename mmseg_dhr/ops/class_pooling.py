@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['class_area_fractions', 'class_average_pool', 'class_similarity']
+__all__ = ['class_area_fractions', 'class_average_pool', 'class_similarity', 'majority_vote']
 
 
 def class_area_fractions(mask: Tensor, classes: Tensor, class_mask: Tensor,
@@ -51,6 +51,20 @@ def _overlap(size: int, cells: int, like: Tensor) -> Tensor:
     right = torch.minimum(edges[1:, None], pixel + 1)
     left = torch.maximum(edges[:-1, None], pixel)
     return ((right - left).clamp_min(0) * cells / size).to(like.dtype)
+
+
+def majority_vote(fractions: Tensor) -> Tensor:
+    """Give every cell to the class that covers most of it (the paper's code), for comparison.
+
+    Args:
+        fractions (Tensor): (B, C, h, w) of :func:`class_area_fractions`.
+
+    Returns:
+        Tensor: (B, C, h, w), 1 for the winner (the first of equals), 0 elsewhere and in cells
+        without any class.
+    """
+    best, winner = fractions.max(1, keepdim=True)
+    return torch.zeros_like(fractions).scatter(1, winner, (best > 0).to(fractions.dtype))
 
 
 def class_average_pool(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ Boundary correction R_C stands between the steps and belongs to the caller,
 because it reads the image:
 
     A --recover_seeds--> f_OT(A)*A --R_C--> M_seed --integrate_seeds--> M_init     Step 1, Eq. 2
-    F_us, M_init --rebalance_uss--> S_us                                           Step 2, Eq. 3
-    F_ws, M_init, S_us --rebalance_wss--> S_dh                                     Step 3, Eq. 4
+    F_us, M_init --pooled_similarity--> S --rebalance_uss--> S_us                  Step 2, Eq. 3
+    F_ws, M_init --pooled_similarity--> S_ws --rebalance_wss--> S_dh               Step 3, Eq. 4
     S_dh --R_C, labels_from_scores--> M_dh                                                 Eq. 5
 """
 from __future__ import annotations
@@ -21,17 +21,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .class_pooling import class_area_fractions, class_average_pool, class_similarity
-from .optimal_transport import transport_scores
+from .class_pooling import (
+    class_area_fractions,
+    class_average_pool,
+    class_similarity,
+    majority_vote,
+)
+from .optimal_transport import min_max_normalize, transport_scores
 
 __all__ = [
-    'MARGINALS', 'Rebalanced', 'TransportSettings', 'class_marginal',
-    'correlated_classes', 'integrate_seeds', 'labels_from_scores', 'rebalance_uss',
-    'rebalance_wss', 'recover_seeds'
+    'POOLINGS', 'VARIANTS', 'Pooled', 'TransportSettings', 'average_similarity',
+    'class_correlation', 'correlation_groups', 'integrate_seeds', 'labels_from_scores',
+    'pooled_similarity', 'rebalance_uss', 'rebalance_wss', 'recover_seeds'
 ]
 
 IGNORE = 255
-MARGINALS = ('uniform', 'area', 'sqrt_area')
+POOLINGS = ('area', 'majority')
+VARIANTS = ('paper', 'grouped', 'components')
 
 
 class TransportSettings(NamedTuple):
@@ -40,29 +46,42 @@ class TransportSettings(NamedTuple):
     Attributes:
         reg: λ of Eq. 2.
         num_iters: Sinkhorn updates.
-        marginal: Mass that each class receives in Steps 2 and 3, one of :data:`MARGINALS`:
-            ``uniform`` (the paper), or following the areas of M_init.
+        relax: ρ of relaxed class masses; None = hard. See :func:`mmseg_dhr.ops.sinkhorn`.
+        plan: ``min_max`` or ``raw``; see :func:`mmseg_dhr.ops.transport_scores`.
+        enabled: False leaves the transport out: ``f_OT(S)`` becomes 1.
     """
     reg: float = 0.1
     num_iters: int = 50
-    marginal: str = 'uniform'
+    relax: float | None = None
+    plan: str = 'min_max'
+    enabled: bool = True
 
 
-class Rebalanced(NamedTuple):
-    """Result of Step 2: S_us and the similarity S it came from, both (B, C, h, w), centroids
-    (B, C, D), classes with area (B, C)."""
-    maps: Tensor
+class Pooled(NamedTuple):
+    """Similarity S of every pixel with every class's centroid V, and what it was made of.
+
+    Attributes:
+        similarity: (B, C, h, w) in [0, 1].
+        centroids: (B, C, D).
+        class_mask: Bool (B, C): classes with area in M_init.
+        area: (B, C), the class's area in M_init, in cells.
+        mean: (B, D), mean feature of the image.
+    """
     similarity: Tensor
     centroids: Tensor
     class_mask: Tensor
+    area: Tensor
+    mean: Tensor
 
 
 def _transport(maps: Tensor, class_mask: Tensor, pixel_mask: Tensor, settings: TransportSettings,
                marginal: Tensor | None = None) -> Tensor:
     """f_OT over (B, C, h, w) maps."""
+    if not settings.enabled:
+        return torch.ones_like(maps)
     factor = transport_scores(
         maps.flatten(2), settings.reg, marginal, class_mask, pixel_mask.flatten(1),
-        settings.num_iters)
+        settings.num_iters, settings.relax, settings.plan)
     return factor.view(maps.shape)
 
 
@@ -104,116 +123,161 @@ def integrate_seeds(base: Tensor, seeds: Tensor, recover: Tensor, classes: Tenso
     return torch.where(hit.any(1), seeds, base)
 
 
-def class_marginal(area: Tensor, kind: str) -> Tensor | None:
-    """Class masses for the transport from areas in M_init.
+def pooled_similarity(features: Tensor, init: Tensor, classes: Tensor, class_mask: Tensor,
+                      pixel_mask: Tensor, pooling: str = 'area') -> Pooled:
+    """CAP and cosine: ``S = ReLU(cos(F, CAP(F, M_init)))``, the inner part of Eqs. 3 and 4.
 
     Args:
-        area (Tensor): (B, C), non-negative.
-        kind (str): One of :data:`MARGINALS`.
-
-    Returns:
-        Tensor or None: (B, C), None for uniform.
-
-    Raises:
-        ValueError: If ``kind`` is unknown.
-    """
-    if kind not in MARGINALS:
-        raise ValueError(f'Expected marginal to be one of {MARGINALS}, but got {kind!r}.')
-    if kind == 'uniform':
-        return None
-    return area.sqrt() if kind == 'sqrt_area' else area
-
-
-def _similarity(features: Tensor, init: Tensor, classes: Tensor, class_mask: Tensor,
-                pixel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """CAP and cosine: maps (B, C, h, w), centroids, classes with area, areas (B, C)."""
-    weights = class_area_fractions(init, classes, class_mask, features.shape[-2:])
-    weights = weights * pixel_mask[:, None]
-    centroids, present = class_average_pool(features, weights)
-    return class_similarity(features, centroids), centroids, present, weights.sum((2, 3))
-
-
-def rebalance_uss(features: Tensor, init: Tensor, classes: Tensor, class_mask: Tensor,
-                  pixel_mask: Tensor,
-                  settings: TransportSettings = TransportSettings()) -> Rebalanced:
-    """Step 2, Eq. 3: ``S_us = f_OT(S) * S`` with ``S = ReLU(cos(F_us, CAP(F_us, M_init)))``.
-
-    Args:
-        features (Tensor): F_us (B, D, h, w).
+        features (Tensor): F (B, D, h, w).
         init (Tensor): M_init (B, H, W) label ids at any resolution; 255 counts for nothing.
         classes (Tensor): Long (B, C).
         class_mask (Tensor): Bool (B, C).
         pixel_mask (Tensor): Bool (B, h, w).
-        settings (TransportSettings): λ, iterations, class marginals.
+        pooling (str): Weight of a class in a feature cell (App. A.1): ``area``, the share of the
+            cell that it covers, or ``majority``, 1 for the class that covers most of it (which
+            loses classes that dominate no cell). Defaults to ``area``.
 
     Returns:
-        Rebalanced: Maps in [0, 1]; a class without a pixel in M_init has an all-zero map.
-    """
-    similarity, centroids, present, area = _similarity(features, init, classes, class_mask,
-                                                       pixel_mask)
-    factor = _transport(similarity, present, pixel_mask, settings,
-                        class_marginal(area, settings.marginal))
-    return Rebalanced(factor * similarity, similarity, centroids, present)
-
-
-def correlated_classes(centroids: Tensor, class_mask: Tensor, tau: float) -> Tensor:
-    """Classes that the USS features confuse with another one: ``cos(V_i, V_j) > tau``, j != i.
-
-    Args:
-        centroids (Tensor): V_us (B, C, D).
-        class_mask (Tensor): Bool (B, C).
-        tau (float): Threshold of Eq. 4; 1 switches the WSS features off.
-
-    Returns:
-        Tensor: Bool (B, C).
-    """
-    unit = F.normalize(centroids.float(), dim=2)
-    close = (unit @ unit.transpose(1, 2)) > tau
-    pair = class_mask[:, :, None] & class_mask[:, None, :]
-    itself = torch.eye(close.shape[1], dtype=torch.bool, device=close.device)
-    return (close & pair & ~itself).any(2)
-
-
-def rebalance_wss(uss: Rebalanced, features: Sequence[Tensor], init: Tensor, classes: Tensor,
-                  pixel_masks: Sequence[Tensor], tau: float = 0.8,
-                  settings: TransportSettings = TransportSettings()) -> Tensor:
-    """Step 3, Eq. 4: ``S_dh = f_OT(S_ws) * S_us`` for the classes that USS cannot separate.
-
-    Read literally, the indicator of Eq. 4 would erase every class that
-    correlates with no other; Fig. 7 and the text ("conditionally applied") say
-    that such a class keeps ``S_us``: its factor is 1.
-
-    Args:
-        uss (Rebalanced): Result of :func:`rebalance_uss`.
-        features (Sequence[Tensor]): F_ws, one or more levels (B, D_l, h_l, w_l);
-            their similarities are averaged on the grid of ``uss.maps``.
-        init (Tensor): M_init (B, H, W).
-        classes (Tensor): Long (B, C).
-        pixel_masks (Sequence[Tensor]): Bool (B, h_l, w_l) of each level, then that of ``uss.maps``.
-        tau (float): Threshold of the USS correlation. Defaults to 0.8.
-        settings (TransportSettings): λ, iterations, class marginals.
-
-    Returns:
-        Tensor: S_dh (B, C, h, w) in [0, 1], on the grid of ``uss.maps``.
+        Pooled: A class without a pixel in M_init has an all-zero map.
 
     Raises:
-        ValueError: If the numbers of features and masks do not fit.
+        ValueError: If ``pooling`` is unknown.
     """
-    if not features or len(pixel_masks) != len(features) + 1:
-        raise ValueError(f'Expected one pixel mask per level and one for the USS maps, but got '
-                         f'{len(features)} levels and {len(pixel_masks)} masks.')
-    size = uss.maps.shape[-2:]
-    maps = uss.maps.new_zeros(uss.maps.shape)
-    for level, mask in zip(features, pixel_masks[:-1], strict=True):
-        similarity = _similarity(level, init, classes, uss.class_mask, mask)[0]
-        maps = maps + F.interpolate(similarity, size=size, mode='bilinear', align_corners=False)
-    maps = maps / len(features)
-    area = class_area_fractions(init, classes, uss.class_mask, size)
-    area = (area * pixel_masks[-1][:, None]).sum((2, 3))
-    factor = _transport(maps, uss.class_mask, pixel_masks[-1], settings,
-                        class_marginal(area, settings.marginal))
-    applies = correlated_classes(uss.centroids, uss.class_mask, tau)[:, :, None, None]
-    return torch.where(applies, factor * uss.maps, uss.maps)
+    if pooling not in POOLINGS:
+        raise ValueError(f'Expected pooling to be one of {POOLINGS}, but got {pooling!r}.')
+    area = class_area_fractions(init, classes, class_mask, features.shape[-2:])
+    area = area * pixel_mask[:, None]
+    weights = majority_vote(area) if pooling == 'majority' else area
+    centroids, present = class_average_pool(features, weights)
+    inside = pixel_mask[:, None].float()
+    mean = class_average_pool(features, inside)[0][:, 0]
+    return Pooled(class_similarity(features, centroids), centroids, present,
+                  area.sum((2, 3)), mean)
+
+
+def average_similarity(levels: Sequence[Pooled], size: Sequence[int]) -> Tensor:
+    """S_ws of several feature levels: their mean on one grid, (B, C, h, w)."""
+    maps = [F.interpolate(level.similarity, size=tuple(size), mode='bilinear',
+                          align_corners=False) for level in levels]
+    return torch.stack(maps).mean(0)
+
+
+def rebalance_uss(uss: Pooled, pixel_mask: Tensor,
+                  settings: TransportSettings = TransportSettings(),
+                  marginal: Tensor | None = None) -> Tensor:
+    """Step 2, Eq. 3: ``S_us = f_OT(S) * S``.
+
+    Args:
+        uss (Pooled): Of the USS features.
+        pixel_mask (Tensor): Bool (B, h, w).
+        settings (TransportSettings): Of the transport.
+        marginal (Tensor, optional): Class masses (B, C). Defaults to None, uniform.
+
+    Returns:
+        Tensor: S_us (B, C, h, w) in [0, 1].
+    """
+    return uss.similarity * _transport(uss.similarity, uss.class_mask, pixel_mask, settings,
+                                       marginal)
+
+
+def class_correlation(uss: Pooled, center: Tensor | None = None) -> Tensor:
+    """``cos(V_i, V_j)`` of the USS centroids (Eq. 4, Fig. 11); 0 where a class has no centroid.
+
+    Args:
+        uss (Pooled): Of the USS features.
+        center (Tensor, optional): (B, D) or (D,), subtracted from the centroids first: the
+            features of some ViTs share a direction that makes every pair of classes similar.
+
+    Returns:
+        Tensor: (B, C, C) in [-1, 1].
+    """
+    centroids = uss.centroids.float()
+    if center is not None:
+        centroids = centroids - center.float().to(centroids.device).view(-1, 1, centroids.shape[2])
+    unit = F.normalize(centroids, dim=2) * uss.class_mask[:, :, None]
+    return unit @ unit.transpose(1, 2)
+
+
+def correlation_groups(correlation: Tensor, tau: float, variant: str) -> Tensor:
+    """Which classes are separated from one another by the WSS features (Eq. 4).
+
+    Args:
+        correlation (Tensor): (B, C, C) of :func:`class_correlation`.
+        tau (float): Two classes belong together when they correlate above it; 1 switches the
+            WSS features off.
+        variant (str): ``paper``: a single group, of all classes that correlate with any other.
+            ``grouped``: one group per class i, of i and the classes j > i that correlate with
+            it; groups can overlap, and depend on the order of the classes. ``components``: the
+            connected components of the graph of correlations, so that each class is in one group
+            at most, whatever the order.
+
+    Returns:
+        Tensor: Bool (B, G, C), a row per group; groups of fewer than two classes are empty.
+
+    Raises:
+        ValueError: If ``variant`` is unknown.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f'Expected variant to be one of {VARIANTS}, but got {variant!r}.')
+    count = correlation.shape[1]
+    itself = torch.eye(count, dtype=torch.bool, device=correlation.device)
+    close = (correlation > tau) & ~itself
+    if variant == 'paper':
+        return close.any(2)[:, None]
+    groups = close | itself
+    if variant == 'components':
+        for _ in range(max(1, (count - 1).bit_length())):  # paths double in length
+            groups = (groups.float() @ groups.float()) > 0
+    upper = torch.ones_like(itself).triu()
+    if variant == 'components':
+        first = ~(groups & upper.T & ~itself).any(2, keepdim=True)  # nobody before it
+        groups = groups & first
+    else:
+        groups = groups & upper
+    return groups & (groups.sum(2, keepdim=True) > 1)
+
+
+def rebalance_wss(scores: Tensor, wss: Tensor, groups: Tensor, class_mask: Tensor,
+                  pixel_mask: Tensor, variant: str = 'paper',
+                  settings: TransportSettings = TransportSettings(),
+                  marginal: Tensor | None = None) -> Tensor:
+    """Step 3, Eq. 4: the WSS features separate the classes that the USS features confuse.
+
+    ``paper``: ``S_dh = f_OT(S_ws) * S_us`` where the pair indicator of Eq. 4 holds. Read literally,
+    the indicator would erase every class that correlates with no other; Fig. 7 and the text
+    ("conditionally applied") say that such a class keeps ``S_us``: its factor is 1. The transport
+    runs over all classes of the image.
+
+    ``grouped`` and ``components``: maps are min-max normalised, ``H[g] *= f_OT(S_ws[g])`` within
+    each group g in turn, then one transport over all classes, ``H *= f_OT(H)``.
+
+    Args:
+        scores (Tensor): (B, C, h, w): S_us for ``paper``, the similarity S of the USS features
+            for the others, which transport once at the end.
+        wss (Tensor): S_ws (B, C, h, w).
+        groups (Tensor): Bool (B, G, C) of :func:`correlation_groups`.
+        class_mask (Tensor): Bool (B, C): classes with area in M_init.
+        pixel_mask (Tensor): Bool (B, h, w).
+        variant (str): As for the groups. Defaults to ``paper``.
+        settings (TransportSettings): Of the transport; where it is off, S_ws itself is the factor.
+        marginal (Tensor, optional): Class masses (B, C). Defaults to None, uniform.
+
+    Returns:
+        Tensor: S_dh (B, C, h, w) in [0, 1].
+    """
+    if variant == 'paper':
+        factor = _transport(wss, class_mask, pixel_mask, settings, marginal)
+        factor = factor if settings.enabled else wss
+        return torch.where(groups[:, 0, :, None, None], factor * scores, scores)
+    inside = pixel_mask.flatten(1)
+    maps = min_max_normalize(scores.flatten(2), inside).view(scores.shape)
+    wss = min_max_normalize(wss.flatten(2), inside).view(wss.shape)
+    for group in groups.unbind(1):
+        factor = _transport(wss, group, pixel_mask, settings, marginal)
+        factor = factor if settings.enabled else wss
+        maps = torch.where(group[:, :, None, None], factor * maps, maps)
+    maps = maps * _transport(maps, class_mask, pixel_mask, settings, marginal)
+    return min_max_normalize(maps.flatten(2), inside).view(maps.shape)
 
 
 def labels_from_scores(scores: Tensor, classes: Tensor, class_mask: Tensor,

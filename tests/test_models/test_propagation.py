@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmseg_dhr.formats import write_features
 from mmseg_dhr.models import DenseCRF, DHRPropagation
-from mmseg_dhr.models.propagation import PropagationInputs
+from mmseg_dhr.models.propagation import PAMR, PropagationInputs
 from mmseg_dhr.models.propagation.dhr import valid_mask
+from mmseg_dhr.ops import Pooled
 
 SIZE = 32
 
@@ -49,6 +51,16 @@ def _batch(scenes: list[dict], bases: list[torch.Tensor | None] | None = None,
 
 def _propagation(**options) -> DHRPropagation:
     return DHRPropagation(**{**dict(num_classes=4, stride=2), **options})
+
+
+def _noisy_batch() -> PropagationInputs:
+    """Features in which no two ways of using them agree."""
+    scene = _scene()
+    generator = torch.Generator().manual_seed(1)
+    base = scene['truth'].masked_fill(torch.arange(SIZE) > 27, 0)  # unequal areas, off the cells
+    batch = _batch([scene], [base])
+    uss, wss = (batch.uss + 2 * torch.rand(batch.uss.shape, generator=generator) for _ in range(2))
+    return batch._replace(uss=uss, wss=[wss])
 
 
 class TestDHRPropagation:
@@ -127,13 +139,108 @@ class TestDHRPropagation:
             assert set(mask.unique().tolist()) <= {0, 1, 2, 255}
 
     @pytest.mark.parametrize(('options', 'message'), [
-        (dict(merge='some'), "'vanished' or 'all'"),
+        (dict(merge='some'), 'merge'),
         (dict(stride=0), 'stride'),
+        (dict(refine_stride=0), 'refine_stride'),
         (dict(marginal='true'), 'uniform'),
+        (dict(plan='log'), 'min_max'),
+        (dict(pooling='mean'), 'majority'),
+        (dict(variant='group'), 'components'),
+        (dict(center='batch'), 'dataset'),
+        (dict(center='dataset'), 'uss_cache'),
+        (dict(steps=('uss', 'crf')), 'seeds'),
     ])
     def test_errors(self, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             _propagation(**options)
+
+
+class TestSettings:
+    """Every choice of the config block does what its name says."""
+
+    def test_without_seeds_m_init_is_m_base(self) -> None:
+        scene = _scene()
+        base = scene['truth'].masked_fill(scene['truth'] == 2, 0)
+        batch = _batch([scene], [base])
+        assert torch.equal(_propagation(steps=('uss', 'wss'))(batch).init[0], base)
+        assert (_propagation()(batch).init[0] == 2).any()
+
+    @pytest.mark.parametrize(('steps', 'stage'), [(('seeds', 'uss'), 'nearest'),
+                                                  (('seeds', 'wss'), 'nearest_wss')])
+    def test_one_step_without_transport_is_the_nearest_centroid(self, steps: tuple,
+                                                                stage: str) -> None:
+        batch = _noisy_batch()
+        control = _propagation(steps=steps, transport=False)(batch, stages=True)
+        stages = _propagation()(batch, stages=True, init=control.init)
+        assert torch.equal(control.wss, getattr(stages, stage))
+
+    def test_steps_alone_and_together_differ(self) -> None:
+        batch = _noisy_batch()
+        masks = [_propagation(steps=steps, tau=-1.0, refine=None)(batch).final
+                 for steps in (('seeds', ), ('uss', ), ('wss', ), ('uss', 'wss'))]
+        for i, mask in enumerate(masks):
+            assert not any(torch.equal(mask, other) for other in masks[:i])
+
+    @pytest.mark.parametrize('options', [
+        dict(variant='grouped', tau=-1.0), dict(variant='components', tau=-1.0), dict(plan='raw'),
+        dict(pooling='majority'), dict(relax=0.0), dict(marginal='sqrt_foreground'),
+        dict(center='image')])
+    def test_every_option_changes_something_and_keeps_to_the_tags(self, options: dict) -> None:
+        batch = _noisy_batch()
+        plain = dict(tau=0.6, refine=None)
+        got, expected = (_propagation(**{**plain, **changes})(batch).final
+                         for changes in (options, {}))
+        assert set(got.unique().tolist()) <= {0, 1, 2}
+        assert not torch.equal(got, expected)
+
+    @pytest.mark.parametrize('options', [
+        dict(refine=dict(type='PAMR', num_iters=3, dilations=(1, 2))), dict(refine_stride=1)])
+    def test_refinement_comes_at_the_stride_that_is_asked_for(self, options: dict) -> None:
+        batch = _noisy_batch()
+        batch = batch._replace(images=batch.images * 0.05 + 100)  # edges that do not decide all
+        got, expected = (_propagation(**changes)(batch).final for changes in (options, {}))
+        assert got.shape == expected.shape == (1, 16, 16)
+        assert not torch.equal(got, expected)
+
+    def test_given_shares_decide_the_areas(self) -> None:
+        batch = _noisy_batch()
+        propagation = _propagation(marginal='shares', refine=None)
+        assert propagation.needs_shares
+        with pytest.raises(ValueError, match='shares'):
+            propagation(batch)
+        areas = []
+        for share in (0.1, 0.5):
+            shares = torch.tensor([[1 - 2 * share, share, share, 0.0]])
+            areas.append((propagation(batch._replace(shares=shares)).final != 0).float().mean())
+        assert areas[0] < areas[1]
+
+    def test_dataset_centre_is_the_mean_of_the_cache(self, tmp_path) -> None:
+        batch = _noisy_batch()
+        for i in range(2):
+            write_features(tmp_path / f'{i}.safetensors', torch.full((4, 2, 3), float(i)))
+        propagation = _propagation(center='dataset', uss_cache=str(tmp_path))
+        uss = Pooled(batch.uss, torch.tensor([[[1.5, 0.5, 0.5, 0.5], [0.5, 1.5, 0.5, 0.5]]]),
+                     torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2), torch.zeros(1, 4))
+        torch.testing.assert_close(propagation.correlation(uss), torch.eye(2)[None])
+
+    def test_rows_with_the_same_step_1_are_told_apart(self) -> None:
+        assert _propagation(tau=0.1).seed_summary() == _propagation().seed_summary()
+        for options in (dict(merge='all'), dict(reg=0.2), dict(refine=None), dict(steps=())):
+            assert _propagation(**options).seed_summary() != _propagation().seed_summary()
+
+
+class TestPAMR:
+
+    def test_stays_in_its_channels_and_sizes(self) -> None:
+        scores = torch.rand(2, 3, 9, 11)
+        used = torch.tensor([[True, True, False], [True, True, True]])
+        got = PAMR(2, (1, 2))(torch.rand(2, 3, 9, 11) * 255, scores, used, [(9, 11), (5, 6)], 4)
+        assert got[0, 2].abs().max() == 0
+        assert got[1, :, 5:].abs().max() == 0 and got[1, :, :, 6:].abs().max() == 0
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match='dilations'):
+            PAMR(dilations=())
 
 
 class TestDenseCRF:

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_dhr.ops import class_area_fractions, class_average_pool, class_similarity
+from mmseg_dhr.ops import (
+    class_area_fractions,
+    class_average_pool,
+    class_similarity,
+    majority_vote,
+)
 
 
 def _reference_fractions(mask: np.ndarray, label: int, cells: tuple[int, int]) -> np.ndarray:
@@ -88,3 +93,8 @@ def test_similarity_is_the_rectified_cosine() -> None:
     centroids = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
     got = class_similarity(features, centroids)[0, :, 0]
     torch.testing.assert_close(got, torch.tensor([[1, 0, 0], [0.5**0.5, 0.5**0.5, 0]]))
+
+
+def test_majority_vote_by_hand() -> None:
+    fractions = torch.tensor([[[[0.6, 0.5, 0.0]], [[0.4, 0.5, 0.0]]]])
+    assert majority_vote(fractions).tolist() == [[[[1, 1, 0]], [[0, 0, 0]]]]

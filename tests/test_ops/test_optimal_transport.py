@@ -39,6 +39,28 @@ class TestSinkhorn:
         plan = sinkhorn(scores, 0.1, torch.as_tensor(share)[None] * 12, num_iters=400)[0].numpy()
         np.testing.assert_allclose(plan, _pot(scores[0].double().numpy(), 0.1, share), atol=1e-5)
 
+    @pytest.mark.parametrize('relax', [0.02, 0.1, 1.0])
+    def test_relaxed_equals_pot(self, relax: float) -> None:
+        scores, share = _scores(4, 90, seed=5), np.array([0.7, 0.2, 0.09, 0.01])
+        pixels = np.full(90, 1 / 90)
+        expected = ot.unbalanced.sinkhorn_unbalanced(
+            pixels, share, 1 - scores[0].double().numpy().T, 0.1, (float('inf'), relax),
+            reg_type='entropy', numItermax=20000, stopThr=1e-13).T
+        plan = sinkhorn(scores, 0.1, torch.as_tensor(share)[None], num_iters=400, relax=relax)
+        np.testing.assert_allclose(plan[0].numpy() * 90, expected * 90, atol=1e-4)
+
+    def test_relaxed_ends(self) -> None:
+        scores, share = _scores(3, 40), torch.tensor([[0.6, 0.3, 0.1]])
+        hard = sinkhorn(scores, 0.1, share, num_iters=300)
+        torch.testing.assert_close(
+            sinkhorn(scores, 0.1, share, num_iters=300, relax=float('inf')), hard)
+        near = sinkhorn(scores, 0.1, share, num_iters=20000, relax=1e3)
+        torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-2)
+        free = sinkhorn(scores, 0.1, share, relax=0.0)
+        torch.testing.assert_close(free, (scores / 0.1).softmax(1) / 40)
+        with pytest.raises(ValueError, match='relax'):
+            sinkhorn(scores, relax=-1.0)
+
     def test_batch_of_different_sizes_equals_one_by_one(self) -> None:
         counts = [(2, 50), (4, 31), (1, 77), (3, 80)]
         batch = torch.rand(4, 4, 80, generator=torch.Generator().manual_seed(1)) * 5
@@ -147,3 +169,13 @@ def test_min_max_ignores_padding() -> None:
     maps = torch.tensor([[[1.0, 3.0, 100.0]]])
     mask = torch.tensor([[True, True, False]])
     assert min_max_normalize(maps, mask).tolist() == [[[0.0, 1.0, 0.0]]]
+
+
+def test_raw_plan_is_the_share_of_each_pixel() -> None:
+    scores = _scores(3, 40)
+    inside = torch.arange(40)[None] < 30
+    raw = transport_scores(scores, pixel_mask=inside, plan='raw')
+    torch.testing.assert_close(raw, sinkhorn(scores, pixel_mask=inside) * 30)
+    torch.testing.assert_close(raw.sum(1)[0, :30], torch.ones(30))
+    with pytest.raises(ValueError, match='min_max'):
+        transport_scores(scores, plan='log')

@@ -5,13 +5,18 @@ import ot
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmseg_dhr.ops import (
+    Pooled,
     TransportSettings,
-    class_marginal,
-    correlated_classes,
+    average_similarity,
+    class_correlation,
+    correlation_groups,
     integrate_seeds,
     labels_from_scores,
+    pooled_similarity,
     rebalance_uss,
     rebalance_wss,
     recover_seeds,
@@ -60,6 +65,20 @@ def _tensors(scene: dict) -> tuple[torch.Tensor, ...]:
             torch.tensor([scene['labels']]), torch.ones(1, 3, dtype=torch.bool))
 
 
+def _uss(scene: dict, features: str = 'uss', labels: list[int] | None = None) -> Pooled:
+    labels = labels or scene['labels']
+    maps = torch.as_tensor(scene[features])[None]
+    return pooled_similarity(maps, torch.as_tensor(scene['mask'])[None], torch.tensor([labels]),
+                             torch.ones(1, len(labels), dtype=torch.bool), _inside(maps))
+
+
+def _pooled(centroids: list, used: list[bool] | None = None) -> Pooled:
+    tensor = torch.tensor([centroids])
+    mask = torch.tensor([used or [True] * len(centroids)])
+    return Pooled(torch.zeros(1, len(centroids), 1, 1), tensor, mask, mask.float(),
+                  tensor.mean(1))
+
+
 class TestStep1:
 
     def test_equals_pot_times_cam(self) -> None:
@@ -93,98 +112,166 @@ class TestStep1:
         assert torch.equal(none, base)
 
 
+class TestPooledSimilarity:
+
+    def test_equals_reference(self, scene: dict) -> None:
+        got = _uss(scene)
+        expected = _reference_cosine(scene['uss'], scene['mask'], scene['labels'])
+        np.testing.assert_allclose(got.similarity[0].numpy().reshape(3, -1), expected, atol=1e-5)
+        np.testing.assert_allclose(got.mean[0].numpy(), scene['uss'].mean((1, 2)), atol=1e-5)
+        counts = [(scene['mask'] == label).sum() for label in scene['labels']]
+        np.testing.assert_allclose(got.area[0].numpy(), counts, rtol=1e-5)
+
+    def test_majority_loses_what_dominates_no_cell(self) -> None:
+        mask = torch.zeros(1, 8, 8, dtype=torch.long)
+        mask[0, 3, 3] = 7
+        features = torch.rand(1, 4, 2, 2)
+        args = (mask, torch.tensor([[0, 7]]), torch.ones(1, 2).bool(), _inside(features))
+        assert pooled_similarity(features, *args).class_mask.tolist() == [[True, True]]
+        assert pooled_similarity(features, *args, 'majority').class_mask.tolist() == [[True, False]]
+        with pytest.raises(ValueError, match='majority'):
+            pooled_similarity(features, *args, 'vote')
+
+    def test_levels_are_averaged(self, scene: dict) -> None:
+        one, two = _uss(scene), _uss(scene, 'wss')
+        got = average_similarity([one, two], (6, 7))
+        torch.testing.assert_close(got, (one.similarity + two.similarity) / 2)
+
+
 class TestStep2:
 
     def test_equals_reference(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        result = rebalance_uss(features, mask, classes, used, _inside(features), SETTINGS)
+        uss = _uss(scene)
+        maps = rebalance_uss(uss, _inside(uss.similarity), SETTINGS)
         similarity = _reference_cosine(scene['uss'], scene['mask'], scene['labels'])
-        expected = _reference_transport(similarity.reshape(3, -1)) * similarity.reshape(3, -1)
-        np.testing.assert_allclose(result.maps[0].flatten(1).numpy(), expected, atol=2e-3)
+        expected = _reference_transport(similarity) * similarity
+        np.testing.assert_allclose(maps[0].flatten(1).numpy(), expected, atol=2e-3)
 
     def test_class_without_a_pixel_is_left_out(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        mask = mask.masked_fill(mask == 9, 255)
-        result = rebalance_uss(features, mask, classes, used, _inside(features), SETTINGS)
-        assert result.class_mask.tolist() == [[True, True, False]]
-        assert result.maps[0, 2].abs().max() == 0
-        pair = rebalance_uss(features, mask, classes[:, :2], used[:, :2], _inside(features),
-                             SETTINGS)
-        torch.testing.assert_close(result.maps[:, :2], pair.maps)
+        scene['mask'] = np.where(scene['mask'] == 9, 255, scene['mask'])
+        uss = _uss(scene)
+        maps = rebalance_uss(uss, _inside(uss.similarity), SETTINGS)
+        assert uss.class_mask.tolist() == [[True, True, False]]
+        assert maps[0, 2].abs().max() == 0
+        pair = _uss(scene, labels=scene['labels'][:2])
+        torch.testing.assert_close(maps[:, :2], rebalance_uss(pair, _inside(maps), SETTINGS))
 
     def test_all_ignore_gives_zero(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        result = rebalance_uss(features, torch.full_like(mask, 255), classes, used,
-                               _inside(features))
-        assert not result.class_mask.any()
-        assert result.maps.abs().max() == 0
+        scene['mask'][:] = 255
+        uss = _uss(scene)
+        assert not uss.class_mask.any()
+        assert rebalance_uss(uss, _inside(uss.similarity)).abs().max() == 0
 
     def test_padding_changes_nothing(self, scene: dict) -> None:
         features, mask, classes, used = _tensors(scene)
-        expected = rebalance_uss(features, mask, classes, used, _inside(features), SETTINGS)
+        uss = _uss(scene)
+        expected = rebalance_uss(uss, _inside(features), SETTINGS)
         padded = F.pad(features, (0, 3, 0, 2), value=7.0)
         inside = F.pad(_inside(features), (0, 3, 0, 2), value=False)
-        got = rebalance_uss(padded, F.pad(mask, (0, 3, 0, 2), value=0), classes, used, inside,
-                            SETTINGS)
-        torch.testing.assert_close(got.maps[..., :6, :7], expected.maps, atol=1e-5, rtol=1e-4)
-        assert got.maps[..., 6:, :].abs().max() == 0
+        wide = pooled_similarity(padded, F.pad(mask, (0, 3, 0, 2), value=0), classes, used, inside)
+        got = rebalance_uss(wide, inside, SETTINGS)
+        torch.testing.assert_close(got[..., :6, :7], expected, atol=1e-5, rtol=1e-4)
+        assert got[..., 6:, :].abs().max() == 0
 
-    @pytest.mark.parametrize('kind', ['area', 'sqrt_area'])
-    def test_marginal_moves_mass_to_the_large_class(self, scene: dict, kind: str) -> None:
-        features, mask, classes, used = _tensors(scene)
-        mask = torch.where(torch.rand(mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7,
-                           torch.zeros_like(mask), mask)
-        shares = []
-        for marginal in ('uniform', kind):
-            result = rebalance_uss(features, mask, classes, used, _inside(features),
-                                   SETTINGS._replace(marginal=marginal))
-            labels = labels_from_scores(result.maps, classes, used, _inside(features))
-            shares.append((labels == 0).float().mean())
-        assert shares[1] > shares[0]
+    def test_without_transport_it_is_the_nearest_centroid(self, scene: dict) -> None:
+        uss = _uss(scene)
+        maps = rebalance_uss(uss, _inside(uss.similarity), TransportSettings(enabled=False))
+        assert torch.equal(maps, uss.similarity)
 
-    def test_unknown_marginal(self) -> None:
-        with pytest.raises(ValueError, match='uniform'):
-            class_marginal(torch.ones(1, 2), 'true')
+
+class TestCorrelation:
+
+    def test_by_hand(self) -> None:
+        got = class_correlation(_pooled([[1.0, 0], [0.6, 0.8], [0, 2.0]], [True, True, False]))
+        expected = torch.tensor([[[1, 0.6, 0], [0.6, 1, 0], [0, 0, 0]]])
+        torch.testing.assert_close(got, expected)
+
+    def test_centred_by_hand(self) -> None:
+        # Without the common direction (9, 9) the two classes are opposite.
+        got = class_correlation(_pooled([[10.0, 9], [8, 9]]), torch.tensor([9.0, 9.0]))
+        torch.testing.assert_close(got, torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]))
+
+    # 0 - 1 and 1 - 3 correlate, 2 with nobody.
+    CHAIN = torch.tensor([[[1, .9, 0, 0], [.9, 1, 0, .9], [0, 0, 1, 0], [0, .9, 0, 1]]])
+
+    @pytest.mark.parametrize(('variant', 'expected'), [
+        ('paper', [[1, 1, 0, 1]]),
+        ('grouped', [[1, 1, 0, 0], [0, 1, 0, 1], [0] * 4, [0] * 4]),
+        ('components', [[1, 1, 0, 1], [0] * 4, [0] * 4, [0] * 4]),
+    ])
+    def test_groups_by_hand(self, variant: str, expected: list) -> None:
+        assert correlation_groups(self.CHAIN, 0.8, variant).int().tolist() == [expected]
+        assert not correlation_groups(self.CHAIN, 1.0, variant).any()
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(1, 7), st.integers(0, 999), st.floats(-1, 1))
+    def test_components_do_not_depend_on_the_order(self, count: int, seed: int,
+                                                   tau: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        matrix = torch.rand(1, count, count, generator=generator) * 2 - 1
+        matrix = torch.maximum(matrix, matrix.transpose(1, 2))
+        order = torch.randperm(count, generator=generator)
+
+        def members(groups: torch.Tensor, names: list[int]) -> set[frozenset[int]]:
+            found = {frozenset(names[i] for i in row.nonzero().flatten().tolist())
+                     for row in groups[0]} - {frozenset()}
+            assert sum(map(len, found)) == len(frozenset().union(*found))  # no class twice
+            return found
+
+        plain = members(correlation_groups(matrix, tau, 'components'), list(range(count)))
+        shuffled = correlation_groups(matrix[:, order][:, :, order], tau, 'components')
+        assert members(shuffled, order.tolist()) == plain
+
+    def test_unknown_variant(self) -> None:
+        with pytest.raises(ValueError, match='grouped'):
+            correlation_groups(torch.ones(1, 2, 2), 0.8, 'groups')
 
 
 class TestStep3:
 
-    def test_equals_reference_when_all_correlate(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        uss = rebalance_uss(features, mask, classes, used, _inside(features), SETTINGS)
-        wss = torch.as_tensor(scene['wss'])[None]
-        got = rebalance_wss(uss, [wss], mask, classes, [_inside(wss)] * 2, -1.0, SETTINGS)
-        similarity = _reference_cosine(scene['wss'], scene['mask'], scene['labels'])
-        factor = _reference_transport(similarity.reshape(3, -1))
+    def test_paper_equals_reference_when_all_correlate(self, scene: dict) -> None:
+        uss, wss = _uss(scene), _uss(scene, 'wss').similarity
+        inside = _inside(wss)
+        start = rebalance_uss(uss, inside, SETTINGS)
+        groups = torch.ones(1, 1, 3, dtype=torch.bool)
+        got = rebalance_wss(start, wss, groups, uss.class_mask, inside, 'paper', SETTINGS)
+        factor = _reference_transport(
+            _reference_cosine(scene['wss'], scene['mask'], scene['labels']))
         np.testing.assert_allclose(got[0].flatten(1).numpy(),
-                                   factor * uss.maps[0].flatten(1).numpy(), atol=2e-3)
+                                   factor * start[0].flatten(1).numpy(), atol=2e-3)
 
-    def test_uncorrelated_classes_keep_their_uss_map(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        uss = rebalance_uss(features, mask, classes, used, _inside(features))
-        wss = torch.as_tensor(scene['wss'])[None]
-        got = rebalance_wss(uss, [wss], mask, classes, [_inside(wss)] * 2, tau=1.0)
-        assert torch.equal(got, uss.maps)
+    def test_paper_leaves_uncorrelated_classes_alone(self, scene: dict) -> None:
+        uss, wss = _uss(scene), _uss(scene, 'wss').similarity
+        groups = torch.tensor([[[True, False, True]]])
+        got = rebalance_wss(uss.similarity, wss, groups, uss.class_mask, _inside(wss))
+        assert torch.equal(got[:, 1], uss.similarity[:, 1])
+        assert not torch.equal(got[:, 0], uss.similarity[:, 0])
 
-    def test_levels_are_averaged(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        uss = rebalance_uss(features, mask, classes, used, _inside(features))
-        wss = torch.as_tensor(scene['wss'])[None]
-        once = rebalance_wss(uss, [wss], mask, classes, [_inside(wss)] * 2, -1.0)
-        twice = rebalance_wss(uss, [wss, wss], mask, classes, [_inside(wss)] * 3, -1.0)
-        torch.testing.assert_close(once, twice)
+    def test_groups_equal_reference(self, scene: dict) -> None:
+        uss, wss = _uss(scene), _uss(scene, 'wss').similarity
+        groups = torch.tensor([[[True, False, True], [False, False, False]]])
+        got = rebalance_wss(uss.similarity, wss, groups, uss.class_mask, _inside(wss), 'components',
+                            SETTINGS)
 
-    def test_mask_count_error(self, scene: dict) -> None:
-        features, mask, classes, used = _tensors(scene)
-        uss = rebalance_uss(features, mask, classes, used, _inside(features))
-        with pytest.raises(ValueError, match='one pixel mask per level'):
-            rebalance_wss(uss, [features], mask, classes, [_inside(features)])
+        def scaled(maps: np.ndarray) -> np.ndarray:
+            low, high = maps.min(1, keepdims=True), maps.max(1, keepdims=True)
+            return (maps - low) / (high - low)
 
-    def test_correlated_pairs_by_hand(self) -> None:
-        centroids = torch.tensor([[[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1], [0, 0.1, 1]]])
-        used = torch.tensor([[True, True, True, False]])
-        assert correlated_classes(centroids, used, 0.8).tolist() == [[True, True, False, False]]
-        assert not correlated_classes(centroids, used, 1.0).any()
+        expected, other = (scaled(maps[0].flatten(1).double().numpy())
+                           for maps in (uss.similarity, wss))
+        expected[[0, 2]] *= _reference_transport(other[[0, 2]])
+        expected = scaled(expected * _reference_transport(expected))
+        np.testing.assert_allclose(got[0].flatten(1).numpy(), expected, atol=3e-3)
+
+    @pytest.mark.parametrize('variant', ['paper', 'grouped', 'components'])
+    def test_one_class_and_constant_maps_are_finite(self, variant: str) -> None:
+        maps = torch.ones(2, 2, 3, 3)
+        used = torch.tensor([[True, False], [True, True]])
+        groups = correlation_groups(torch.ones(2, 2, 2) * used[:, None] * used[:, :, None], 0.5,
+                                    variant)
+        got = rebalance_wss(maps * used[:, :, None, None], maps, groups, used, _inside(maps),
+                            variant)
+        assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1
 
 
 class TestLabels:
@@ -203,8 +290,7 @@ class TestLabels:
 
 
 def test_bfloat16_autocast_changes_nothing(scene: dict) -> None:
-    features, mask, classes, used = _tensors(scene)
-    expected = rebalance_uss(features, mask, classes, used, _inside(features))
+    expected = rebalance_uss(_uss(scene), _inside(_uss(scene).similarity))
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        got = rebalance_uss(features, mask, classes, used, _inside(features))
-    torch.testing.assert_close(got.maps, expected.maps)
+        got = rebalance_uss(_uss(scene), _inside(_uss(scene).similarity))
+    torch.testing.assert_close(got, expected)

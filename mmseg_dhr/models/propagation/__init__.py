@@ -1,4 +1,4 @@
 from .dhr import DHRPropagation, PropagationInputs, PropagationResult
-from .refiners import DenseCRF
+from .refiners import PAMR, DenseCRF
 
-__all__ = ['DHRPropagation', 'DenseCRF', 'PropagationInputs', 'PropagationResult']
+__all__ = ['PAMR', 'DHRPropagation', 'DenseCRF', 'PropagationInputs', 'PropagationResult']

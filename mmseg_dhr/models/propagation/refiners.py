@@ -9,7 +9,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ...ops import DenseCRFParams, dense_crf
+from ...ops import DenseCRFParams, dense_crf, pamr
 
 
 @MODELS.register_module()
@@ -79,3 +79,36 @@ class DenseCRF:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_executor': None}  # processes cannot be copied
+
+
+@MODELS.register_module()
+class PAMR:
+    """R_C by pixel-adaptive mask refinement: lighter than a dense CRF, and it stays on the device.
+
+    Args:
+        num_iters (int): Rounds. Defaults to 10.
+        dilations (Sequence[int]): Distances of the neighbours in cells of the grid.
+            Defaults to (1, 2, 4, 8, 12, 24).
+    """
+
+    def __init__(self, num_iters: int = 10,
+                 dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)) -> None:
+        if num_iters < 1 or not dilations or min(dilations) < 1:
+            raise ValueError('Expected num_iters and all dilations to be positive, '
+                             f'but got {num_iters} and {tuple(dilations)}.')
+        self.num_iters = num_iters
+        self.dilations = tuple(dilations)
+
+    def __repr__(self) -> str:
+        return f'PAMR({self.num_iters}, {self.dilations})'
+
+    def __call__(self, images: Tensor, scores: Tensor, class_mask: Tensor,
+                 sizes: Sequence[tuple[int, int]], stride: float = 1.0) -> Tensor:
+        """Refine a batch; see :meth:`DenseCRF.__call__`. ``stride`` is not read."""
+        inside = torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool,
+                             device=images.device)
+        for row, (height, width) in zip(inside, sizes, strict=True):
+            row[:height, :width] = True
+        total = scores.sum(1, keepdim=True).clamp_min(1e-12)
+        refined = pamr(images, scores / total, inside, self.num_iters, self.dilations)
+        return refined * class_mask[:, :, None, None]
