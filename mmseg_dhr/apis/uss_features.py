@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..formats import state_fingerprint, write_features
+from ..models.uss import multi_scale_features
 from .common import list_photos, open_shard, read_rgb
 
 __all__ = ['extract_uss_features', 'write_uss_features']
@@ -20,6 +20,8 @@ __all__ = ['extract_uss_features', 'write_uss_features']
 def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float] = (1.0, ),
                          flip: bool = False) -> Tensor:
     """Features of one image, averaged over scales and flips on the finest grid.
+
+    The same as those of :class:`MultiScaleUSS` on the image.
 
     Args:
         encoder (nn.Module): USS encoder, RGB 0..255 -> tuple with one map.
@@ -33,19 +35,7 @@ def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float
     encoder.eval()
     device = next((b.device for b in encoder.buffers()), torch.device('cpu'))
     pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float()
-    height, width = image.shape[:2]
-    views = []
-    for scale in sorted(scales, reverse=True):
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        scaled = pixels if scale == 1 else F.interpolate(
-            pixels, size=size, mode='bilinear', antialias=scale < 1)
-        views.append(encoder(scaled)[0])
-        if flip:
-            views.append(encoder(scaled.flip(-1))[0].flip(-1))
-    grid = views[0].shape[-2:]
-    return torch.stack([
-        F.interpolate(v.float(), size=grid, mode='bilinear', align_corners=False)[0] for v in views
-    ]).mean(0)
+    return multi_scale_features(encoder, pixels, scales, flip)[0]
 
 
 def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
@@ -82,5 +72,4 @@ def _fingerprint(encoder: Any) -> str:
 
 def _options(encoder: Any) -> dict[str, Any]:
     """Settings that change the features but are no weights."""
-    names = ('block', 'norm', 'scale', 'stride')
-    return {name: getattr(encoder, name) for name in names if hasattr(encoder, name)}
+    return getattr(encoder, 'feature_settings', dict)()

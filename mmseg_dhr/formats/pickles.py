@@ -13,7 +13,7 @@ import numpy as np
 
 from .atomic import PathLike
 
-__all__ = ['UnsafePickleError', 'load_npy', 'load_pickle']
+__all__ = ['RestrictedUnpickler', 'UnsafePickleError', 'load_npy', 'load_pickle']
 
 # Both spellings of numpy's modules: numpy 1 writes `numpy.core`, numpy 2 `numpy._core`.
 _NUMPY_FUNCTIONS = (('multiarray', '_reconstruct'), ('multiarray', 'scalar'),
@@ -30,10 +30,18 @@ class UnsafePickleError(ValueError):
     """A pickle asks for something that is not on the allow-list."""
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle.Unpickler):
+    """Rebuilds numpy arrays and plain containers, refuses everything else.
 
-    def __init__(self, file: BinaryIO, path: PathLike) -> None:
-        super().__init__(file, encoding='latin1')
+    Args:
+        file (BinaryIO): The pickle.
+        path: Where it is, for messages.
+        encoding (str): Of the strings of Python 2. Defaults to 'latin1', numpy's.
+    """
+    readable = 'numpy arrays, numbers, strings and plain containers'
+
+    def __init__(self, file: BinaryIO, path: PathLike, encoding: str = 'latin1') -> None:
+        super().__init__(file, encoding=encoding)
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
@@ -42,8 +50,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
             return _REPLACED[module, name]
         if (module, name) not in _ALLOWED:
             raise UnsafePickleError(
-                f'{self._path}: the pickle asks for {module}.{name}. Only numpy arrays, numbers, '
-                'strings and plain containers are read; nothing of the file was run.')
+                f'{self._path}: the pickle asks for {module}.{name}. Only {self.readable} are '
+                'read; nothing of the file was run.')
         if module.startswith(('numpy.core', 'numpy._core')):
             return _numpy_function(module, name)
         return super().find_class(module, name)
@@ -91,7 +99,7 @@ def load_npy(path: PathLike) -> Any:
 
 def _unpickle(file: BinaryIO, path: PathLike) -> Any:
     try:
-        return _RestrictedUnpickler(file, path).load()
+        return RestrictedUnpickler(file, path).load()
     except UnsafePickleError:
         raise
     # A damaged pickle fails in as many ways as there are opcodes; all mean the same to the reader.

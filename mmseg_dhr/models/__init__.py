@@ -1,10 +1,11 @@
 from .cam import CAMHead
-from .propagation import DenseCRF, DHRPropagation
+from .propagation import PAMR, DenseCRF, DHRPropagation
 from .segmentors import CRFTTAModel, DualEncoderSegmentor
-from .uss import ColorTextureUSS, ViTUSS
+from .uss import CAUSEMLP, CAUSETR, STEGO, ColorTextureUSS, MultiScaleUSS, ViTUSS
 from .weight_init import EfficientNetLiteInit
 
 __all__ = [
-    'CAMHead', 'CRFTTAModel', 'ColorTextureUSS', 'DHRPropagation', 'DenseCRF',
-    'DualEncoderSegmentor', 'EfficientNetLiteInit', 'ViTUSS'
+    'CAUSEMLP', 'CAUSETR', 'PAMR', 'STEGO', 'CAMHead', 'CRFTTAModel', 'ColorTextureUSS',
+    'DHRPropagation', 'DenseCRF', 'DualEncoderSegmentor', 'EfficientNetLiteInit', 'MultiScaleUSS',
+    'ViTUSS'
 ]

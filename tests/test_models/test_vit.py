@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -85,6 +88,91 @@ def test_other_normalisation() -> None:
 def test_no_such_block(index) -> None:
     with pytest.raises(ValueError, match=rf'out_index in \[-6, 6\) for test_vit, but got {index}'):
         ViTUSS(NAME, out_index=index)
+
+
+def bicubic_by_hand(values, count, scale):
+    """One axis: cubic convolution (a = -0.75) of a row at (i + 0.5) / scale - 0.5."""
+    out = np.zeros((count, values.shape[1]))
+    for i in range(count):
+        x = (i + .5) / scale - .5
+        for j in range(int(np.floor(x)) - 1, int(np.floor(x)) + 3):
+            d, a = abs(x - j), -.75
+            weight = ((a + 2) * d**3 - (a + 3) * d**2 + 1 if d <= 1 else
+                      a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a)
+            out[i] += weight * values[min(max(j, 0), len(values) - 1)]
+    return out
+
+
+class TestDINOPositions:
+
+    @pytest.mark.parametrize('grid', [(13, 7), (3, 12), (10, 11)])
+    def test_by_scale_factor(self, grid) -> None:
+        torch.manual_seed(0)
+        encoder = ViTUSS(NAME, pos_embed='dino')
+        vit = encoder.vit
+        torch.nn.init.normal_(vit.pos_embed)
+        found = vit._pos_embed(torch.zeros(1, *grid, 64))[0]
+        assert torch.equal(found[0], (vit.cls_token + vit.pos_embed[:, :1])[0, 0])
+        cells = vit.pos_embed[0, 1:].view(10, 10, 64).double().numpy()
+        scales = [(side + .1) / 10 for side in grid]
+        rows = bicubic_by_hand(cells.reshape(10, -1), grid[0], scales[0]).reshape(-1, 10, 64)
+        expected = np.stack([bicubic_by_hand(row, grid[1], scales[1]) for row in rows])
+        np.testing.assert_allclose(found[1:].view(*grid, 64).numpy(), expected, atol=1e-4)
+
+    def test_same_as_timm_where_nothing_is_resized_and_close_elsewhere(self, file) -> None:
+        timm_rule, dino_rule = ViTUSS(NAME, file), ViTUSS(NAME, file, pos_embed='dino')
+        images = torch.randint(0, 256, (2, 3, 160, 160))
+        torch.testing.assert_close(dino_rule(images)[0], timm_rule(images)[0])
+        large = torch.randint(0, 256, (1, 3, 240, 320))
+        found, other = dino_rule(large)[0], timm_rule(large)[0]
+        assert found.shape == other.shape and not torch.allclose(found, other, atol=1e-4)
+        assert F.cosine_similarity(found, other).mean() > .99
+
+    def test_is_a_setting_of_the_features(self) -> None:
+        plain = dict(block=5, norm=True, scale=1.0)
+        assert ViTUSS(NAME).feature_settings() == plain
+        assert ViTUSS(NAME, pos_embed='dino').feature_settings() == dict(plain, pos_embed='dino')
+
+    def test_copies_are_independent(self) -> None:
+        encoder = ViTUSS(NAME, pos_embed='dino')
+        copied = copy.deepcopy(encoder)
+        torch.nn.init.normal_(copied.vit.pos_embed)
+        images = torch.rand(1, 3, 32, 48) * 255
+        assert not torch.allclose(copied(images)[0], encoder(images)[0], atol=1e-3)
+
+    @pytest.mark.parametrize(('name', 'rule', 'message'), [
+        (NAME, 'official', "'timm' or 'dino', but got 'official'"),
+        ('vit_small_patch14_reg4_dinov2', 'dino', 'no register tokens'),
+    ])
+    def test_refused(self, name, rule, message) -> None:
+        with pytest.raises(ValueError, match=message), torch.device('meta'):
+            ViTUSS(name, pos_embed=rule)
+
+
+def test_official_dino_file(tmp_path) -> None:
+    """The keys of dino_deitsmall8_pretrain.pth, written out."""
+    def linear(name, out, inner):
+        return {f'{name}.weight': (out, inner), f'{name}.bias': (out, )}
+
+    def norm(name):
+        return {f'{name}.weight': (384, ), f'{name}.bias': (384, )}
+
+    shapes = {'cls_token': (1, 1, 384), 'pos_embed': (1, 785, 384),
+              'patch_embed.proj.weight': (384, 3, 8, 8), 'patch_embed.proj.bias': (384, )}
+    for i in range(12):
+        shapes |= {**norm(f'blocks.{i}.norm1'), **linear(f'blocks.{i}.attn.qkv', 1152, 384),
+                   **linear(f'blocks.{i}.attn.proj', 384, 384), **norm(f'blocks.{i}.norm2'),
+                   **linear(f'blocks.{i}.mlp.fc1', 1536, 384),
+                   **linear(f'blocks.{i}.mlp.fc2', 384, 1536)}
+    shapes |= norm('norm')
+    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    path = tmp_path / 'dino_deitsmall8_pretrain.pth'
+    torch.save(state, path)
+    with torch.device('meta'):  # the weights that timm draws at random take longest
+        encoder = ViTUSS('vit_small_patch8_224.dino', str(path))
+    encoder.to_empty(device='cpu').init_weights()
+    encoder.vit.load_state_dict(state, strict=True)
+    assert encoder.vit.blocks[11].mlp.fc2.weight.abs().max() == 0
 
 
 class TestCheckpoint:

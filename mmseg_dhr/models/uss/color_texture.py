@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,10 @@ class ColorTextureUSS(BaseModule):
     def _constant(self, name: str, value: Tensor) -> None:
         # Not persistent: a checkpoint need not carry what the code determines.
         self.register_buffer(name, value, persistent=False)
+
+    def feature_settings(self) -> dict[str, Any]:
+        """Settings that change the features and are no weights."""
+        return dict(stride=self.stride)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor]:
