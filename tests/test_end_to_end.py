@@ -175,17 +175,19 @@ def test_killed_while_the_masks_are_written(small_config, whole, tmp_path, monke
     assert_same_end(tmp_path, whole)
 
 
-def test_moving_average_survives_too(small_config, tmp_path) -> None:
+@pytest.mark.parametrize('source', ['student', 'teacher'])
+def test_moving_average_survives_too(small_config, tmp_path, source) -> None:
     """EMAHook swaps weights around checkpoints; the USS encoder is in none of them."""
     hook = dict(type='EMAHook', momentum=0.1)
     ends = []
     for name, stop in (('whole', None), ('killed', 5)):
-        config = small_config(tmp_path / name)
+        options = {'custom_hooks.1.source': source, 'train_cfg.val_interval': 4}
+        config = small_config(tmp_path / name, **options)
         config.custom_hooks.append(hook)
         if stop:
             with pytest.raises(KeyboardInterrupt):
                 train(config, kill_after=stop)
-            config = small_config(tmp_path / name)
+            config = small_config(tmp_path / name, **options)
             config.custom_hooks.append(hook)
         train(config, resume=bool(stop))
         ends.append(torch.load(tmp_path / name / f'iter_{ITERATIONS}.pth', weights_only=False))

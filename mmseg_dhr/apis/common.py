@@ -10,10 +10,10 @@ from mmengine.dist import barrier, get_dist_info
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..formats import OutputFolder, open_output
+from ..formats import OutputFolder, open_output, read_mask
 from ..utils import UserError
 
-__all__ = ['Photo', 'Shard', 'list_photos', 'open_shard', 'read_rgb']
+__all__ = ['Photo', 'Shard', 'list_photos', 'open_shard', 'read_rgb', 'read_truth']
 
 
 class Photo(NamedTuple):
@@ -95,3 +95,16 @@ def read_rgb(path: str | Path) -> np.ndarray:
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f'{path}: expected a whole image file, but could not read it '
                         f'({error}). Replace it or take it off the list.') from error
+
+
+def read_truth(folder: str | Path, photo: Photo) -> np.ndarray:
+    """The true mask of an image, uint8 (H, W).
+
+    Raises:
+        UserError: If it is missing.
+    """
+    path = Path(folder) / f'{photo.img_id}.png'
+    if not path.is_file():
+        raise UserError(f'{path}: no true mask for image {photo.img_id}. Scoring needs masks for '
+                        'every image; set `score_masks` in the config, below the data root.')
+    return read_mask(path)

@@ -1,27 +1,38 @@
 """DHR's masks for the images of a data set, outside training."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_gather_object, get_dist_info, master_only
 from mmengine.structures import PixelData
 from torch import Tensor
 
 from ..formats import state_fingerprint, write_mask
+from ..formats.atomic import atomic_path
+from ..utils import UserError
 from .common import list_photos, open_shard
 
-__all__ = ['STAGES', 'pseudo_label_stages', 'write_pseudo_labels']
+__all__ = [
+    'SHARES_NAME', 'STAGES', 'collate', 'crop_mask', 'pseudo_label_stages', 'read_shares',
+    'write_pseudo_labels'
+]
+
+SHARES_NAME = 'shares.json'
+"""Beside the masks: ``{img_id: [share of each class]}``, where the propagation needs shares."""
 
 STAGES = ('base', 'init', 'nearest', 'uss', 'wss', 'final')
 
 
 @torch.no_grad()
 def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
-                        batch_size: int = 1) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+                        batch_size: int = 1, smooth: Callable | None = None
+                        ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Masks of images after each step of DHR.
 
     Args:
@@ -30,6 +41,7 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
             loads M_base, if there is one.
         indices (list[int]): Which images.
         batch_size (int): Images that go through the network together. Defaults to 1.
+        smooth (Callable, optional): See :meth:`DualEncoderSegmentor.propagate`.
 
     Yields:
         tuple: The index and masks uint8 (H, W) by stage: ``base`` (M_base, if there is one),
@@ -39,19 +51,21 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
     model.eval()
     for start in range(0, len(indices), batch_size):
         chunk = indices[start:start + batch_size]
-        inputs, samples = _collate(model, [dataset[i] for i in chunk])
-        result = model.propagate(inputs, samples, stages=True)
+        inputs, samples = collate(model, [dataset[i] for i in chunk])
+        result = model.propagate(inputs, samples, stages=True, smooth=smooth)
         maps = dict(init=result.init, nearest=result.nearest, uss=result.uss, wss=result.wss,
                     final=result.final)
         for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
             masks = {}
             if 'base_shares' in sample.metainfo:
-                masks['base'] = _crop(sample.gt_sem_seg.data[0], inputs, sample)
-            masks.update({name: _crop(m[row], inputs, sample) for name, m in maps.items()})
+                masks['base'] = crop_mask(sample.gt_sem_seg.data[0], inputs.shape[-2:],
+                                          sample.metainfo['img_shape'])
+            masks.update({name: crop_mask(m[row], inputs.shape[-2:], sample.metainfo['img_shape'])
+                          for name, m in maps.items() if m is not None})
             yield index, masks
 
 
-def _collate(model: Any, packed: list[dict]) -> tuple[Tensor, list]:
+def collate(model: Any, packed: list[dict]) -> tuple[Tensor, list]:
     """Preprocess images of any size: normalised, padded to the largest at the bottom and right."""
     device = next(model.cam_head.parameters()).device
     rows = [model.data_preprocessor(
@@ -75,16 +89,76 @@ def _collate(model: Any, packed: list[dict]) -> tuple[Tensor, list]:
     return inputs, samples
 
 
-def _crop(mask: Tensor, inputs: Tensor, sample: Any) -> np.ndarray:
-    height, width = sample.metainfo['img_shape']
-    full = F.interpolate(mask[None, None].float(), size=inputs.shape[-2:], mode='nearest')[0, 0]
-    return full[:height, :width].byte().cpu().numpy()
+def crop_mask(mask: Tensor, padded: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """A mask on any grid over the padded image -> uint8 (H, W) of the image itself."""
+    full = F.interpolate(mask[None, None].float(), size=tuple(padded), mode='nearest')[0, 0]
+    return full[:size[0], :size[1]].byte().cpu().numpy()
+
+
+class _ShareAverage:
+    """Class shares of images, smoothed over rounds: ``m * past + (1 - m) * estimate``.
+
+    An image without a past has the estimate.
+    """
+
+    def __init__(self, past: Mapping[str, list[float]], momentum: float) -> None:
+        self.past = past
+        self.momentum = momentum
+        self.shares: dict[str, list[float]] = {}
+
+    def __call__(self, samples: list, estimate: Tensor) -> Tensor:
+        smoothed = estimate.clone()
+        for row, sample in zip(smoothed, samples, strict=True):
+            img_id = sample.metainfo['img_id']
+            if img_id in self.past:
+                past = torch.as_tensor(self.past[img_id]).to(row)
+                row.mul_(1 - self.momentum).add_(self.momentum * past)
+            self.shares[img_id] = row.tolist()
+        return smoothed
+
+
+def read_shares(folder: str | Path) -> dict[str, list[float]]:
+    """The class shares that :func:`write_pseudo_labels` left in a folder; empty if there are none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = Path(folder) / SHARES_NAME
+    if not path.is_file():
+        return {}
+    try:
+        return {str(k): [float(x) for x in v] for k, v in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f'{path}: expected {{image id: [share of each class]}}, but could not read '
+                        f'it ({error}). Remove it to start from new estimates.') from error
+
+
+@torch.no_grad()
+def _estimate_shares(model: Any, dataset: Any, indices: list[int], batch_size: int,
+                     average: _ShareAverage) -> None:
+    """The shares of images whose mask is there already: a killed run left no shares behind."""
+    model.eval()
+    for start in range(0, len(indices), batch_size):
+        chunk = indices[start:start + batch_size]
+        inputs, samples = collate(model, [dataset[i] for i in chunk])
+        average(samples, model.class_shares(inputs, samples))
+
+
+@master_only
+def _write_shares(folder: Path, parts: list[dict[str, list[float]]]) -> None:
+    merged = {img_id: shares for part in parts for img_id, shares in part.items()}
+    with atomic_path(folder / SHARES_NAME) as temporary:
+        temporary.write_text(json.dumps(merged, sort_keys=True) + '\n')
 
 
 def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: int = 1,
                         batch_size: int = 1, overwrite: bool = False,
-                        note: str | int | None = None) -> Path:
+                        note: str | int | None = None,
+                        past_shares: Mapping[str, list[float]] | None = None,
+                        share_momentum: float = 0.0) -> Path:
     """Write M_dh as palette PNG for every image; goes on where it stopped.
+
+    Where the propagation needs class shares, they are kept beside the masks (:data:`SHARES_NAME`).
 
     Args:
         model (DualEncoderSegmentor): The trained model.
@@ -94,21 +168,37 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
         batch_size (int): Images at a time. Defaults to 1.
         overwrite (bool): Replace files of other settings. Defaults to False.
         note (optional): Distinguishes runs that are otherwise alike, such as rounds.
+        past_shares (Mapping, optional): Class shares of an earlier round, by image id.
+        share_momentum (float): Weight of ``past_shares`` in [0, 1). Defaults to 0.
 
     Returns:
         Path: The folder.
+
+    Raises:
+        ValueError: If ``share_momentum`` is out of range.
     """
+    if not 0 <= share_momentum < 1:
+        raise ValueError(f'Expected share_momentum in [0, 1), but got {share_momentum}.')
     settings = dict(kind='dhr', stride=stride, note=note, propagation=model.propagation.summary(),
                     weights=state_fingerprint(model))
+    average = None
+    if getattr(model.propagation, 'needs_shares', False):
+        average = _ShareAverage(past_shares or {}, share_momentum)
+        settings.update(share_momentum=share_momentum, past=state_fingerprint(average.past))
     photos = list_photos(dataset)
     shard = open_shard(out_dir, photos, settings, '.png', overwrite)
     index_of = {photo.img_id: i for i, photo in enumerate(photos)}
     wanted = [index_of[photo.img_id] for photo in shard.photos]
     with model.propagation.at_stride(stride):
-        masks = pseudo_label_stages(model, dataset, wanted, batch_size)
+        masks = pseudo_label_stages(model, dataset, wanted, batch_size, average)
         for photo in shard.progress('DHR pseudo-labels'):
             index, stages = next(masks)
             write_mask(shard.output.path(photo.img_id), stages['final'],
                        dataset.metainfo['palette'])
+    if average is not None:
+        rank, world = get_dist_info()
+        done = sorted(set(range(rank, len(photos), world)) - set(wanted))
+        _estimate_shares(model, dataset, done, batch_size, average)
+        _write_shares(Path(out_dir), all_gather_object(average.shares))
     shard.finish()
     return Path(out_dir)

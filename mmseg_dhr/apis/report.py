@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..evaluation import MaskScores
-from ..formats import read_mask
-from ..utils import UserError
 from ..visualization import cam_heatmap, colorize_mask, overlay
 from .cams import multi_scale_cam
-from .common import Photo, list_photos, read_rgb
+from .common import Photo, list_photos, read_rgb, read_truth
 from .pseudo_labels import STAGES, pseudo_label_stages
 
 __all__ = ['STAGE_NAMES', 'StageReport', 'pick_examples', 'predict_mask', 'stage_report']
@@ -65,7 +63,7 @@ def stage_report(model: Any, dataset: Any, truth_dir: str | Path, keep: Sequence
     stages = pseudo_label_stages(model, dataset, list(range(len(photos))), batch_size)
     for index, found in tqdm(stages, total=len(photos), desc=title, mininterval=1.0):
         photo = photos[index]
-        truth = _truth(truth_dir, photo)
+        truth = read_truth(truth_dir, photo)
         for name in STAGES:
             if name in found:
                 total = scores.setdefault(
@@ -90,7 +88,7 @@ def example_pictures(model: Any, photo: Photo, truth_dir: str | Path,
     """Pictures of one image by caption: photo, truth, CAM, every mask given, prediction."""
     image = read_rgb(photo.path)
     cam = multi_scale_cam(model, image, photo.tags).numpy()
-    pictures = {'image': image, 'truth': colorize_mask(_truth(truth_dir, photo), palette)}
+    pictures = {'image': image, 'truth': colorize_mask(read_truth(truth_dir, photo), palette)}
     if len(cam):
         pictures['CAM (maximum over tags)'] = cam_heatmap(cam.max(0), image)
     for caption, mask in masks.items():
@@ -109,11 +107,3 @@ def predict_mask(model: Any, image: np.ndarray) -> np.ndarray:
     logits = model.encode_decode(model.rgb_to_inputs(pixels), [meta])
     logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
     return logits[0].argmax(0).byte().cpu().numpy()
-
-
-def _truth(folder: str | Path, photo: Photo) -> np.ndarray:
-    path = Path(folder) / f'{photo.img_id}.png'
-    if not path.is_file():
-        raise UserError(f'{path}: no true mask for image {photo.img_id}. Scoring needs masks for '
-                        'every image; set `score_masks` in the config, below the data root.')
-    return read_mask(path)

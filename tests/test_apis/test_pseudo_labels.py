@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmseg_dhr.apis import STAGES, list_photos, pseudo_label_stages, write_pseudo_labels
+from mmseg_dhr.apis.pseudo_labels import SHARES_NAME, collate, read_shares
 from mmseg_dhr.formats import Manifest, read_mask
 from mmseg_dhr.utils import UserError
 
@@ -104,3 +105,76 @@ class TestWritePseudoLabels:
         other = dict(type='DHRPropagation', num_classes=9, tau=0.5)
         with pytest.raises(UserError, match='propagation was'):
             write_pseudo_labels(build_model(propagation=other), scenes, tmp_path, stride=4)
+
+
+class TestShares:
+    """What is kept of the class shares where the propagation needs them."""
+
+    @pytest.fixture
+    def sharing(self, build_model):
+        propagation = dict(type='DHRPropagation', num_classes=9, refine=None, marginal='shares')
+        return build_model(propagation=propagation)
+
+    def estimates(self, model, dataset) -> dict[str, list[float]]:
+        found = {}
+        for photo, packed in zip(list_photos(dataset), dataset, strict=False):
+            found[photo.img_id] = model.class_shares(*collate(model, [packed]))[0].tolist()
+        return found
+
+    def test_are_written_beside_the_masks(self, sharing, scenes, tmp_path) -> None:
+        write_pseudo_labels(sharing, scenes, tmp_path, stride=4)
+        shares = read_shares(tmp_path)
+        assert shares == self.estimates(sharing, scenes)
+        for photo in list_photos(scenes):
+            assert sum(shares[photo.img_id]) == pytest.approx(1)
+            assert set(np.flatnonzero(shares[photo.img_id])) == {0, *photo.tags}
+
+    def test_are_smoothed(self, sharing, scenes, tmp_path) -> None:
+        estimates = self.estimates(sharing, scenes)
+        first, *others = estimates
+        past = {img_id: [1.] + [0.] * 8 for img_id in others}
+        seen = []
+        propagate = sharing.propagation.__call__
+
+        class Spy(type(sharing.propagation)):
+            def __call__(self, batch, *args):
+                seen.append(batch.shares[0].tolist())
+                return propagate(batch, *args)
+
+        sharing.propagation.__class__ = Spy
+        write_pseudo_labels(sharing, scenes, tmp_path, stride=4, past_shares=past,
+                            share_momentum=.75)
+        found = read_shares(tmp_path)
+        assert list(found.values()) == seen
+        assert found[first] == estimates[first]
+        for img_id in others:
+            expected = .75 * np.array(past[img_id]) + .25 * np.array(estimates[img_id])
+            assert found[img_id] == pytest.approx(expected.tolist())
+        # the masks of another past or momentum are other masks
+        for options in (dict(past_shares=past), dict(share_momentum=.75)):
+            with pytest.raises(UserError, match='past was|share_momentum was'):
+                write_pseudo_labels(sharing, scenes, tmp_path, stride=4, **options)
+
+    def test_survive_a_break(self, sharing, scenes, tmp_path) -> None:
+        options = dict(stride=4, past_shares={}, share_momentum=.5)
+        write_pseudo_labels(sharing, scenes, tmp_path, **options)
+        before = read_shares(tmp_path)
+        (tmp_path / SHARES_NAME).unlink()
+        for name in list(files(tmp_path))[1:4]:
+            (tmp_path / name).unlink()
+        write_pseudo_labels(sharing, scenes, tmp_path, **options)
+        assert read_shares(tmp_path) == before
+
+    def test_are_not_there_unless_needed(self, model, scenes, tmp_path) -> None:
+        write_pseudo_labels(model, scenes, tmp_path, stride=4)
+        assert not (tmp_path / SHARES_NAME).exists() and read_shares(tmp_path) == {}
+
+    @pytest.mark.parametrize('content', ['{', '[1]', '{"a": 1}', '{"a": ["x"]}'])
+    def test_damaged_file(self, tmp_path, content) -> None:
+        (tmp_path / SHARES_NAME).write_text(content)
+        with pytest.raises(UserError, match=r'shares\.json: expected'):
+            read_shares(tmp_path)
+
+    def test_momentum_out_of_range(self, model, scenes, tmp_path) -> None:
+        with pytest.raises(ValueError, match=r'\[0, 1\), but got 1'):
+            write_pseudo_labels(model, scenes, tmp_path, share_momentum=1)

@@ -1,16 +1,24 @@
 """When the hooks make masks and features, and what the iterations after that are given."""
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 
-from mmseg_dhr.apis import BaseMaskSettings, uss_features, write_base_masks
+from mmseg_dhr.apis import (
+    BaseMaskSettings,
+    uss_features,
+    write_base_masks,
+    write_pseudo_labels,
+)
+from mmseg_dhr.apis.pseudo_labels import read_shares
 from mmseg_dhr.engine import RecursiveLearningHook
 from mmseg_dhr.formats import Manifest, read_features, read_mask, write_mask
 from mmseg_dhr.utils import UserError
@@ -37,11 +45,18 @@ class Watch(Hook):
                 assert np.array_equal(sample.gt_sem_seg.data[0].numpy(), mask)
 
 
+@pytest.fixture(autouse=True)
+def _unformatted_configs(monkeypatch) -> None:
+    """mmengine formats the whole config for every checkpoint, longer than all the rest takes."""
+    monkeypatch.setattr(Config, 'pretty_text', property(repr))
+
+
 @pytest.fixture
 def train(tmp_path, tiny_model, tagged_scenes, mmseg_modules):
     """Trains on the scenes with hooks; returns what Watch saw."""
 
-    def run(*hooks, max_iters=4, resume=False, masks='base', steps=(), checkpoints=1, **model):
+    def run(*hooks, max_iters=4, resume=False, masks='base', steps=(), checkpoints=1,
+            log_level='WARNING', **model):
         pipeline = [dict(type='LoadImageFromFile'),
                     dict(type='LoadPseudoMask', mask_dir=str(tmp_path / masks), num_classes=9),
                     *steps, dict(type='PackTaggedInputs')]
@@ -58,7 +73,7 @@ def train(tmp_path, tiny_model, tagged_scenes, mmseg_modules):
             default_hooks=dict(
                 checkpoint=dict(type='CheckpointHook', interval=checkpoints, by_epoch=False),
                 logger=dict(type='LoggerHook', log_metric_by_epoch=False)),
-            custom_hooks=[*hooks, watch], resume=resume, log_level='WARNING',
+            custom_hooks=[*hooks, watch], resume=resume, log_level=log_level,
             default_scope='mmseg', randomness=dict(seed=0), experiment_name=tmp_path.name)
         runner.train()
         watch.runner = runner
@@ -193,11 +208,190 @@ class TestRecursiveLearningHook:
         (dict(warmup_iters=-1), 'got -1 and 1'),
         (dict(interval=0), 'got 0 and 0'),
         (dict(interval=2), '`pseudo_labels`'),
+        (dict(interval='epoch'), '`pseudo_labels`'),
+        (dict(interval='week'), "'epoch', but got 0 and week"),
+        (dict(source='parent'), "'student', 'teacher'.*'parent'"),
         (dict(pseudo_labels=dict(out_dir='a', dataset={})), '`pseudo_labels`.* interval > 1'),
     ])
     def test_bad_arguments(self, options, message) -> None:
         with pytest.raises(ValueError, match=message):
             RecursiveLearningHook(**options)
+
+
+EMA = dict(type='EMAHook', momentum=.2)
+
+
+class TestTeacher:
+
+    @pytest.fixture
+    def load(self, tiny_model, mmseg_modules):
+        """Builds a model from a checkpoint's weights."""
+
+        def build(path, part='state_dict'):
+            state = torch.load(path, weights_only=False)[part]
+            model = MODELS.build(tiny_model(
+                propagation=dict(type='DHRPropagation', num_classes=9, refine=None)))
+            model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()
+                                   if k != 'steps'})
+            return model.eval()
+
+        return build
+
+    def test_needs_a_moving_average(self, train, recursive) -> None:
+        with pytest.raises(UserError, match=r"custom_hooks = .*dict\(type='EMAHook'"):
+            train(recursive(source='teacher'))
+
+    @pytest.mark.parametrize('source', ['student', 'teacher'])
+    def test_warmup_checkpoint_is_what_made_the_masks(self, train, recursive, tmp_path, load,
+                                                      tagged_scenes, source) -> None:
+        train(recursive(source=source), EMA, max_iters=3)  # whatever their order in the config
+        warmup = torch.load(tmp_path / 'work/warmup.pth', weights_only=False)
+        assert 'ema_state_dict' not in warmup
+        # EMAHook puts the average under state_dict, and the trained weights under the other name.
+        part = 'state_dict' if source == 'teacher' else 'ema_state_dict'
+        for name, value in load(tmp_path / 'work/iter_2.pth', part).state_dict().items():
+            assert torch.equal(warmup['state_dict'][name], value)
+        write_base_masks(DATASETS.build(tagged_scenes()), tmp_path / 'expected',
+                         BaseMaskSettings(crf=None), load(tmp_path / 'work/warmup.pth'))
+        expected = sorted((tmp_path / 'expected').glob('*.png'))
+        assert len(expected) == 6
+        for path in expected:
+            assert path.read_bytes() == (tmp_path / 'base' / path.name).read_bytes()
+
+    @pytest.mark.parametrize('source', ['student', 'teacher'])
+    def test_rounds_are_the_source_s(self, train, recursive, rounds, load, tmp_path,
+                                     source) -> None:
+        hook = recursive(2, base=False, source=source, **rounds)
+        seen = train(hook, EMA, max_iters=3, masks='round')
+        assert seen.notes == [None, None, 2] and all(seen.training)
+        part = 'state_dict' if source == 'teacher' else 'ema_state_dict'
+        options = dict(rounds['pseudo_labels'], out_dir=tmp_path / 'expected', note=2)
+        write_pseudo_labels(load(tmp_path / 'work/iter_2.pth', part),
+                            DATASETS.build(options.pop('dataset')), **options)
+        for path in (tmp_path / 'expected').glob('*.png'):
+            assert path.read_bytes() == (tmp_path / 'round' / path.name).read_bytes()
+        assert Manifest.load(tmp_path / 'round').fingerprint == \
+            Manifest.load(tmp_path / 'expected').fingerprint
+
+    def test_starts_as_the_student(self, train, recursive, tmp_path, monkeypatch) -> None:
+        """EMAHook copies the model before its weights are initialised."""
+        monkeypatch.setattr(Runner, '_init_model_weights', lambda runner: [
+            p.data.fill_(.5) for p in runner.model.parameters()])
+        seen = []
+        find = RecursiveLearningHook._find_source
+
+        def spy(hook, runner):
+            teacher = find(hook, runner)
+            seen.append({p.mean().item() for p in teacher.parameters()})
+            return teacher
+
+        monkeypatch.setattr(RecursiveLearningHook, '_find_source', spy)
+        (tmp_path / 'base').mkdir()
+        train(recursive(0, base=False, source='teacher'), EMA, max_iters=1, checkpoints=9)
+        assert seen == [{.5}]
+
+    def test_rounds_survive_a_break(self, train, recursive, rounds, tmp_path) -> None:
+        hook = recursive(0, base=False, source='teacher', **rounds)
+
+        def masks():
+            return {p.name: p.read_bytes() for p in (tmp_path / 'round').glob('*.png')}
+
+        train(hook, EMA, max_iters=5, masks='round')
+        expected = masks(), torch.load(tmp_path / 'work/iter_5.pth', weights_only=False)
+        shutil.rmtree(tmp_path / 'work')
+        shutil.rmtree(tmp_path / 'round')
+        train(hook, EMA, max_iters=3, masks='round')  # in the middle of a round
+        seen = train(hook, EMA, max_iters=5, masks='round', resume=True)
+        assert seen.notes == [2, 4] and masks() == expected[0]
+        end = torch.load(tmp_path / 'work/iter_5.pth', weights_only=False)
+        for part in ('state_dict', 'ema_state_dict'):
+            for name, value in expected[1][part].items():
+                assert torch.equal(end[part][name], value), name
+
+
+class TestRounds:
+
+    def scalars(self, tmp_path) -> list[dict]:
+        file, = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def test_figures(self, train, recursive, rounds, scenes_root, tmp_path, capsys) -> None:
+        rounds['pseudo_labels']['truth_dir'] = str(scenes_root / 'SegmentationClass')
+        kept = {}
+
+        class Keep(Hook):
+            def before_train_iter(self, runner, batch_idx, data_batch=None):
+                kept[runner.iter] = {p.stem: read_mask(p)
+                                     for p in sorted((tmp_path / 'round').glob('*.png'))}
+
+        train(recursive(1, base=False, **rounds), Keep(), max_iters=4, masks='round',
+              log_level='INFO')
+        tags = json.loads((scenes_root / 'image_labels.json').read_text())
+        classes = DATASETS.build(rounds['pseudo_labels']['dataset']).metainfo['classes']
+        numbers = {k: [classes.index(t) if isinstance(t, str) else t for t in v]
+                   for k, v in tags.items()}
+        lines = [line for line in self.scalars(tmp_path) if 'round/vanished' in line]
+        assert [line['step'] for line in lines] == [1, 3]
+        for line, masks in zip(lines, (kept[1], kept[3]), strict=True):
+            pairs = [(t, mask) for k, mask in masks.items() for t in numbers[k]]
+            vanished = np.mean([not (mask == t).any() for t, mask in pairs])
+            assert line['round/vanished'] == pytest.approx(100 * vanished)
+            truth = {k: read_mask(scenes_root / f'SegmentationClass/{k}.png') for k in masks}
+            found = [((mask == t) & (truth[k] == t)).sum() / (truth[k] == t).sum()
+                     for k, mask in masks.items() for t in numbers[k] if (truth[k] == t).any()]
+            assert line['round/lost'] == pytest.approx(100 * np.mean(np.array(found) < .1))
+            both = np.concatenate([np.stack([truth[k], m])[:, truth[k] != 255].T
+                                   for k, m in masks.items()])
+            iou = [((both == c).all(1).sum() / (both == c).any(1).sum())
+                   for c in range(9) if (both == c).any()]
+            assert line['round/mIoU'] == pytest.approx(100 * np.mean(iou))
+        assert 'round/changed' not in lines[0]
+        changed = [(kept[1][k] != m)[kept[1][k] != 255] for k, m in kept[3].items()]
+        assert lines[1]['round/changed'] == pytest.approx(100 * np.concatenate(changed).mean())
+        text = ''.join(capsys.readouterr()).replace('\n', ' ')
+        assert 'Pseudo-labels of iteration 3 | vanished' in text and 'recall < 10 %' in text
+
+    def test_masks_of_another_training_are_no_earlier_round(self, train, recursive, rounds,
+                                                            tmp_path) -> None:
+        train(recursive(0, base=False, **rounds), max_iters=3, masks='round')
+        shutil.rmtree(tmp_path / 'work')
+        train(recursive(4, base=False, **rounds), max_iters=5, masks='round')
+        line, = (line for line in self.scalars(tmp_path) if 'round/vanished' in line)
+        assert [name for name in line if 'round/' in name] == ['round/vanished']  # and no truth
+
+    def test_an_epoch_long(self, train, recursive, rounds) -> None:
+        rounds['interval'] = 'epoch'  # 6 images, 2 at a time
+        seen = train(recursive(1, base=False, **rounds), max_iters=5, masks='round', checkpoints=9)
+        assert seen.notes == [None, 1, 1, 1, 4]
+
+    def test_shares_are_averaged_over_rounds(self, train, recursive, rounds, tmp_path) -> None:
+        rounds['pseudo_labels']['share_momentum'] = .5
+        kept = {}
+
+        class Keep(Hook):
+            def before_train_iter(self, runner, batch_idx, data_batch=None):
+                kept[runner.iter] = read_shares(tmp_path / 'round')
+
+        sharing = dict(propagation=dict(type='DHRPropagation', num_classes=9, refine=None,
+                                        marginal='shares'))
+        hook = recursive(0, base=False, **rounds)
+        runner = train(hook, Keep(), max_iters=3, masks='round', **sharing).runner
+        first, second = kept[0], kept[2]
+        assert kept[1] == first and len(first) == 6
+        state = torch.load(tmp_path / 'work/iter_2.pth', weights_only=False)['state_dict']
+        runner.model.load_state_dict(state)
+        dataset = DATASETS.build(rounds['pseudo_labels']['dataset'])
+        write_pseudo_labels(runner.model, dataset, tmp_path / 'alone', stride=4, batch_size=3)
+        estimates = read_shares(tmp_path / 'alone')
+        for img_id, shares in second.items():
+            expected = (np.array(first[img_id]) + estimates[img_id]) / 2
+            assert shares == pytest.approx(expected.tolist(), abs=1e-6)
+        # The same after a break: the folder of the round before is still there.
+        shutil.rmtree(tmp_path / 'work')
+        shutil.rmtree(tmp_path / 'round')
+        train(hook, max_iters=2, masks='round', **sharing)
+        train(hook, Keep(), max_iters=3, masks='round', resume=True, **sharing)
+        assert kept[2] == second
 
 
 class TestUSSFeatureHook:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -40,8 +41,9 @@ class CellMeanUSS(nn.Module):
 class FixedPropagation:
     """Notes what it is given, and always finds the same masks."""
 
-    def __init__(self, final):
+    def __init__(self, final, needs_shares=False):
         self.final = final
+        self.needs_shares = needs_shares
         self.seen = None
 
     def __call__(self, batch, stages=False):
@@ -205,6 +207,141 @@ class TestLoss:
             model.loss(inputs, [samples[0], plain])
 
 
+class TestFigures:
+
+    def test_are_logged_online_alone(self, build) -> None:
+        model = build()
+        inputs, samples = make_batch(model, sizes=((32, 32), (16, 32)))
+        final = torch.full((2, 16, 16), 255)
+        final[0, :4] = 0
+        final[0, 4:8] = 1
+        model.propagation = FixedPropagation(final)
+        losses = model.loss(inputs, samples)
+        base = torch.stack([s.gt_sem_seg.data[0] for s in samples])[0, :16:2, ::2]
+        # M_init is M_dh here, tags are 1 and 1, 3; half of the second image is padding
+        expected = {'dhr/vanished': 0, 'dhr/background': .5, 'dhr/ignored': 1 - 8 / 24,
+                    'dhr/changed': (base != final[0, :8]).float().mean().item()}
+        figures = {k: v.item() for k, v in losses.items() if k.startswith('dhr/')}
+        assert figures == pytest.approx(expected)
+        loss, log = model.parse_losses(losses)
+        assert set(figures) < set(log)
+        torch.testing.assert_close(loss, losses['loss_cls'] + losses['decode.loss_ce'])
+        for phase in ('warmup', 'given'):
+            model.set_phase(phase)
+            assert not any('dhr' in name for name in model.loss(inputs, samples))
+
+
+class TestTeacher:
+
+    def pair(self, build):
+        """A student and a teacher of other weights."""
+        student, teacher = build(), build()
+        for parameter in teacher.parameters():
+            parameter.data.mul_(1.5).add_(.02)
+        student.set_teacher(teacher)
+        return student, teacher
+
+    def test_its_masks_supervise(self, build) -> None:
+        student, teacher = self.pair(build)
+        inputs, samples = make_batch(student)
+        assert not teacher.training and student.training
+        masks = teacher.propagate(inputs, samples).final
+        assert not torch.equal(masks, student.propagate(inputs, samples).final)
+        before = {k: v.clone() for k, v in teacher.state_dict().items()}
+        losses = student.loss(inputs, samples)
+        torch.testing.assert_close(losses['decode.loss_ce'],
+                                   cross_entropy_by_hand(student, inputs, masks))
+        losses['decode.loss_ce'].backward()
+        assert student.decode_head.conv_seg.weight.grad.abs().sum() > 0
+        assert all(p.grad is None for p in teacher.parameters())
+        assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+        student.set_teacher(None)
+        own = student.propagate(inputs, samples).final
+        torch.testing.assert_close(student.loss(inputs, samples)['decode.loss_ce'],
+                                   cross_entropy_by_hand(student, inputs, own))
+
+    def test_is_no_part_of_the_student(self, build) -> None:
+        student, teacher = self.pair(build)
+        alone = build()
+        assert list(student.state_dict()) == list(alone.state_dict())
+        assert len(list(student.modules())) == len(list(alone.modules()))
+        student.train()
+        assert not teacher.training
+        student.double()
+        assert teacher.decode_head.conv_seg.weight.dtype == torch.float32
+        assert teacher.uss_encoder is student.uss_encoder and student.teacher is teacher
+
+
+class TestClassShares:
+
+    def test_given_to_a_propagation_that_needs_them(self, build) -> None:
+        model = build()
+        final = torch.zeros(2, 16, 16, dtype=torch.long)
+        inputs, samples = make_batch(model, sizes=((32, 32), (16, 24)))
+        model.propagation = FixedPropagation(final)
+        model.loss(inputs, samples)
+        assert model.propagation.seen.shares is None
+        model.propagation = FixedPropagation(final, needs_shares=True)
+        model.decode_head.dropout = nn.Dropout(.9)
+        model.train()
+        statistics = [b.clone() for b in model.decode_head.buffers()]
+        features = model.extract_feat(inputs)
+        model._propagate(inputs, features, model.cam_head(features), samples)
+        assert all(map(torch.equal, statistics, model.decode_head.buffers()))
+        assert all(part.training for part in model.decode_head.modules())
+        model.decode_head.eval()
+        logits = model.decode_head(features).detach()
+        for row, (labels, height, width) in enumerate([([0, 1], 4, 4), ([0, 1, 3], 2, 3)]):
+            expected = torch.zeros(CLASSES)
+            inside = logits[row, labels, :height, :width]
+            expected[labels] = inside.softmax(0).mean((1, 2))
+            torch.testing.assert_close(model.propagation.seen.shares[row], expected)
+        model.eval()
+        torch.testing.assert_close(model.class_shares(inputs, samples).sum(1), torch.ones(2))
+
+    def test_modes_of_the_head_come_back_one_by_one(self, build) -> None:
+        model = build()
+        frozen = model.decode_head.convs.eval()
+        model.class_shares(*make_batch(model))
+        assert model.decode_head.training and not frozen.training
+
+    def test_smoothing(self, build) -> None:
+        model = build()
+        model.propagation = FixedPropagation(torch.zeros(2, 16, 16, dtype=torch.long), True)
+        inputs, samples = make_batch(model)
+        given = torch.full((2, CLASSES), .25)
+        seen = []
+        model.propagate(inputs, samples, smooth=lambda *args: seen.append(args) or given)
+        assert model.propagation.seen.shares is given
+        assert seen[0][0] is samples
+        torch.testing.assert_close(seen[0][1].sum(1), torch.ones(2))
+
+    def test_no_tag_and_no_background(self, build) -> None:
+        model = build(cam_head=dict(type='CAMHead', in_channels=64, num_classes=CLASSES,
+                                    background_index=None))
+        shares = model.class_shares(*make_batch(model, tags=[(), (0, 2)]))
+        assert shares[0].tolist() == [0] * CLASSES
+        assert shares[1, [1, 3]].tolist() == [0, 0] and shares[1].sum() == pytest.approx(1)
+
+    def test_half_precision_still_trains_the_head(self, build) -> None:
+        """Autocast caches weights: those cast without gradient must not reach the loss."""
+        model = build()
+        model.propagation = FixedPropagation(torch.ones(2, 16, 16, dtype=torch.long), True)
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = model.loss(*make_batch(model))
+        losses['decode.loss_ce'].backward()
+        assert model.propagation.seen.shares.dtype == torch.float32
+        for parameter in model.decode_head.parameters():
+            assert parameter.grad is not None
+        assert model.decode_head.conv_seg.weight.grad.abs().sum() > 0
+
+    def test_a_head_without_a_map(self, build) -> None:
+        model = build()
+        model.decode_head.forward = lambda features: (features[-1], features[-1])
+        with pytest.raises(UserError, match='one map of logits per class, but FCNHead'):
+            model.class_shares(*make_batch(model))
+
+
 class TestUSSFeatures:
 
     def test_cached_equal_online(self, build, tmp_path) -> None:
@@ -224,7 +361,7 @@ class TestUSSFeatures:
                                geometry=AxisAffine.identity()))
             sample.uss_features = PixelData(data=loaded['uss_features'])
             sample.set_metainfo(dict(uss_stride=loaded['uss_stride']))
-        model.uss_encoder = None
+        model._uss = ()
         model.loss(inputs, samples)
         cached = model.propagation.seen.uss
         assert cached.shape == online.shape == (2, 3, 8, 8)
@@ -314,6 +451,29 @@ class TestSurface:
         assert not any(m.training for m in model.uss_encoder.modules())
         assert model.segmentor.training and model.cam_head.training
         assert not model.eval().segmentor.training
+        model.requires_grad_(True)
+        assert not model.uss_encoder.mix.weight.requires_grad
+
+    def test_uss_encoder_moves_along(self, build) -> None:
+        model = build()
+        nn.Sequential(model).to('meta')
+        assert {p.device.type for p in model.uss_encoder.parameters()} == {'meta'}
+        model = build().double()
+        assert model.uss_encoder.mix.weight.dtype == torch.float64
+        twin = copy.deepcopy(model).half()
+        assert twin.uss_encoder.mix.weight.dtype == torch.float16
+        assert model.uss_encoder.mix.weight.dtype == torch.float64
+
+    def test_optimizer_does_not_see_the_uss_encoder(self, build, capsys) -> None:
+        model = build()
+        capsys.readouterr()
+        for keys in (None, dict(custom_keys=dict(cam_head=dict(lr_mult=10.)))):
+            wrapper = build_optim_wrapper(model, dict(
+                optimizer=dict(type='SGD', lr=.1), paramwise_cfg=keys))
+            assert 'requires_grad=False' not in ''.join(capsys.readouterr())
+            given = {id(p) for group in wrapper.optimizer.param_groups for p in group['params']}
+            assert given == {id(p) for p in model.parameters()}
+            assert id(model.uss_encoder.mix.weight) not in given
 
     def test_phases(self, build) -> None:
         model = build(propagation=None)
@@ -341,9 +501,10 @@ class TestCheckpoint:
 
     def test_has_no_uss_weights(self, build) -> None:
         model = build()
-        assert dict(model.named_parameters())['uss_encoder.mix.weight'] is not None
-        assert not any('uss_encoder' in key for key in model.state_dict())
-        assert not any('uss_encoder' in key for key in nn.Sequential(model).state_dict())
+        assert model.uss_encoder.mix.weight is not None
+        for names in (model.state_dict(), nn.Sequential(model).state_dict(),
+                      dict(model.named_parameters()), dict(model.named_buffers())):
+            assert not any('mix' in name for name in names)
 
     def test_loads_completely(self, build, tmp_path, capsys) -> None:
         source = build()

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, master_only
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object, barrier, get_dist_info, master_only
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import weights_to_cpu
 from mmseg.registry import HOOKS
 
 from ...apis import BaseMaskSettings, write_base_masks, write_pseudo_labels
+from ...apis.pseudo_labels import read_shares
+from ...evaluation import GroupScores, MaskPair, MaskScores, list_pairs, score_pairs
 from ...formats import Manifest
 from ...utils import UserError
 
 WARMUP_CHECKPOINT = 'warmup.pth'
+SOURCES = ('student', 'teacher')
 
 
 @HOOKS.register_module()
@@ -29,41 +34,76 @@ class RecursiveLearningHook(Hook):
 
     - ``interval=1``: every iteration makes M_dh from the current network (the paper);
     - ``interval=k``: every k iterations the network of that moment writes M_dh of the whole set to
-      a folder, and the segmentor trains on it in between (``pseudo_labels`` says where).
+      a folder, and the segmentor trains on it in between (``pseudo_labels`` says where);
+    - ``interval='epoch'``: the same with k = number of images / global batch size, rounded up.
 
-    At the end of the warm-up the weights are kept as ``warmup.pth`` in the work directory.
+    "The network" is the one that is trained (the paper), or with ``source='teacher'`` the moving
+    average that mmengine's ``EMAHook`` keeps of it, in eval mode.
+
+    At the end of the warm-up the weights of that network are kept as ``warmup.pth`` in the work
+    directory: those that made M_base, so that it can be made again from them, and from which other
+    trainings can start. (In all other checkpoints ``EMAHook`` swaps the moving average in.)
+
+    Online, ``dhr/vanished``, ``dhr/background``, ``dhr/ignored`` and ``dhr/changed`` are logged
+    with the losses, see :func:`mmseg_dhr.models.segmentors.mask_figures.mask_figures`. After each
+    round a line is logged, and ``round/...`` goes to the visualizer, in per cent:
+
+    - vanished: tagged classes without a single pixel in their image;
+    - changed: pixels labelled in the round before that have another label, or none, now;
+    - mIoU and recall < 10 % (:class:`MaskScores`), if ``truth_dir`` is given.
 
     Args:
         warmup_iters (int): Length of the warm-up. Defaults to 0.
-        interval (int): See above. Defaults to 1.
+        interval (int or str): See above. Defaults to 1.
         base_masks (dict, optional): ``out_dir`` (the ``mask_dir`` of the pipeline's
             ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``workers`` and the fields of
             :class:`BaseMaskSettings`. None: the pipeline's masks are the user's, or there are none.
-        pseudo_labels (dict, optional): For ``interval > 1``: ``out_dir`` (the ``mask_dir`` of the
-            training pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
-            ``stride`` and ``batch_size``.
+        pseudo_labels (dict, optional): For rounds: ``out_dir`` (the ``mask_dir`` of the training
+            pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
+            ``stride`` and ``batch_size``; ``truth_dir``, a folder of true masks ``{img_id}.png``
+            for the figures alone; ``share_momentum`` in [0, 1), with which the class shares that a
+            propagation may need are averaged over the rounds.
+        source (str): 'student' or 'teacher'. Defaults to 'student'.
 
     Raises:
         ValueError: If a setting is missing or out of range.
     """
 
+    # After EMAHook, which is NORMAL: a round sees the average of the iteration that completes it.
+    priority = 'BELOW_NORMAL'
+
     def __init__(self,
                  warmup_iters: int = 0,
-                 interval: int = 1,
+                 interval: int | str = 1,
                  base_masks: dict | None = None,
-                 pseudo_labels: dict | None = None) -> None:
-        if warmup_iters < 0 or interval < 1:
-            raise ValueError('Expected warmup_iters >= 0 and interval >= 1, '
+                 pseudo_labels: dict | None = None,
+                 source: str = 'student') -> None:
+        wrong = interval != 'epoch' if isinstance(interval, str) else interval < 1
+        if warmup_iters < 0 or wrong:
+            raise ValueError("Expected warmup_iters >= 0 and interval >= 1 or 'epoch', "
                              f'but got {warmup_iters} and {interval}.')
-        if (interval > 1) != (pseudo_labels is not None):
-            raise ValueError('`pseudo_labels` (out_dir, dataset) goes with interval > 1 alone.')
+        if (interval != 1) != (pseudo_labels is not None):
+            raise ValueError('`pseudo_labels` (out_dir, dataset) goes with interval > 1 or '
+                             "'epoch' alone.")
+        if source not in SOURCES:
+            raise ValueError(f'Expected source to be one of {SOURCES}, but got {source!r}.')
         self.warmup_iters = warmup_iters
         self.interval = interval
         self.base_masks = base_masks
         self.pseudo_labels = pseudo_labels
+        self.source = source
+        self._saves_warmup = False
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the phase of this iteration; with a resumed training, check what it needs."""
+        """Take up the phase of this iteration; with a resumed training, check what it needs.
+
+        Raises:
+            UserError: If ``source`` is 'teacher' and there is no ``EMAHook``; if masks that this
+                training made before the break are not there.
+        """
+        self._round_length = (_epoch_length(runner) if isinstance(self.interval, str)
+                              else self.interval)
+        self._source = self._find_source(runner)
         for options in filter(None, (self.base_masks, self.pseudo_labels)):
             _claim(Path(options['out_dir']))
         self._restart_data(runner)
@@ -83,9 +123,34 @@ class RecursiveLearningHook(Hook):
             return
         if done == self.warmup_iters:
             self._end_warmup(runner, done)
-        elif (self.interval > 1 and done > self.warmup_iters
-              and (done - self.warmup_iters) % self.interval == 0):
+        elif (self.pseudo_labels is not None and done > self.warmup_iters
+              and (done - self.warmup_iters) % self._round_length == 0):
             self._write_round(runner, done)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """``warmup.pth`` holds the source's weights, whatever EMAHook has swapped in."""
+        if self._saves_warmup:
+            checkpoint['state_dict'] = weights_to_cpu(self._source.state_dict())
+            checkpoint.pop('ema_state_dict', None)
+
+    def _find_source(self, runner: Runner) -> Any:
+        """The network that makes the masks; the trained one learns of its teacher."""
+        student = _model(runner)
+        if self.source == 'student':
+            student.set_teacher(None)
+            return student
+        hook = next((h for h in runner.hooks if isinstance(h, EMAHook)), None)
+        if hook is None:
+            raise UserError("RecursiveLearningHook(source='teacher') takes the moving average of "
+                            'the weights as teacher, but nothing keeps one. Add an EMAHook to the '
+                            "config, such as custom_hooks = [..., dict(type='EMAHook', "
+                            'momentum=0.001)].')
+        teacher = hook.ema_model.module
+        if hook.ema_model.steps == 0:
+            # EMAHook copied the model before its weights were initialised.
+            teacher.load_state_dict(student.state_dict())
+        student.set_teacher(teacher)
+        return teacher
 
     def _check_masks(self, runner: Runner) -> None:
         if self.base_masks is not None:
@@ -98,8 +163,8 @@ class RecursiveLearningHook(Hook):
 
     def _check_round(self, runner: Runner, folder: str) -> None:
         """See that the masks in use are those of the last round before this iteration."""
-        rounds = (runner.iter - self.warmup_iters) // self.interval
-        due = self.warmup_iters + rounds * self.interval
+        rounds = (runner.iter - self.warmup_iters) // self._round_length
+        due = self.warmup_iters + rounds * self._round_length
         manifest = Manifest.load(folder)
         if runner.iter == due and (manifest is None or manifest.settings.get('note') != due):
             self._write_round(runner, due)
@@ -115,38 +180,63 @@ class RecursiveLearningHook(Hook):
 
     def _end_warmup(self, runner: Runner, done: int) -> None:
         if done:
-            _save(runner)
+            self._save_warmup(runner)
         if self.base_masks is not None:
             options = dict(self.base_masks)
             run = {k: options.pop(k) for k in ('out_dir', 'scales', 'flip', 'workers')
                    if k in options}
-            model = _model(runner)
+            model = self._source
             settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
             # The folder belongs to this run: masks of an earlier run are replaced.
             write_base_masks(runner.train_dataloader.dataset, settings=settings, model=model,
                              overwrite=True, **run)
-            model.train()
-            self._restart_data(runner)
+            self._back_to_training(runner)
         self._set_training_phase(runner)
-        if self.interval > 1:
+        if self.pseudo_labels is not None:
             self._write_round(runner, done)
+
+    @master_only
+    def _save_warmup(self, runner: Runner) -> None:
+        self._saves_warmup = True
+        runner.save_checkpoint(runner.work_dir, WARMUP_CHECKPOINT, save_optimizer=False,
+                               save_param_scheduler=False, by_epoch=False)
+        self._saves_warmup = False
 
     def _set_training_phase(self, runner: Runner) -> None:
         model = _model(runner)
-        online = self.interval == 1 and model.propagation is not None
+        online = self.pseudo_labels is None and model.propagation is not None
         model.set_phase('online' if online else 'given')
 
     def _write_round(self, runner: Runner, done: int) -> None:
         options = dict(self.pseudo_labels or {})
         dataset = DATASETS.build(options.pop('dataset'))
-        model = _model(runner)
-        target = Path(options.pop('out_dir'))
+        target, truth = Path(options.pop('out_dir')), options.pop('truth_dir', None)
         # Beside the masks in use, then in their place: a kill leaves a whole folder behind.
         fresh = target.with_name(f'{target.name}.next')
-        write_pseudo_labels(model, dataset, fresh, overwrite=True, note=done, **options)
+        manifest = Manifest.load(target)
+        note = None if manifest is None or not manifest.complete else manifest.settings.get('note')
+        # Masks of another training are no earlier round of this one.
+        previous = target if note == done - self._round_length >= self.warmup_iters else None
+        write_pseudo_labels(self._source, dataset, fresh, overwrite=True, note=done,
+                            past_shares=None if previous is None else read_shares(previous),
+                            **options)
+        self._log_round(runner, done, _round_figures(self._source, dataset, fresh, previous, truth))
+        barrier()  # nobody moves the folders before everybody has read them
         _replace_folder(fresh, target)
         barrier()  # nobody reads before the folder is in its place
-        model.train()
+        self._back_to_training(runner)
+
+    @staticmethod
+    def _log_round(runner: Runner, done: int, figures: dict[str, float]) -> None:
+        text = ' | '.join(f'{name} {value:.2f} %' for name, value in figures.items())
+        print_log(f'Pseudo-labels of iteration {done} | {text}', logger='current')
+        names = {'recall < 10 %': 'lost'}
+        runner.visualizer.add_scalars(
+            {f'round/{names.get(name, name)}': value for name, value in figures.items()}, step=done)
+
+    def _back_to_training(self, runner: Runner) -> None:
+        if self._source is _model(runner):
+            self._source.train()
         self._restart_data(runner)
 
     @staticmethod
@@ -161,10 +251,11 @@ def _model(runner: Runner) -> Any:
     return model.module if is_model_wrapper(model) else model
 
 
-@master_only
-def _save(runner: Runner) -> None:
-    runner.save_checkpoint(runner.work_dir, WARMUP_CHECKPOINT, save_optimizer=False,
-                           save_param_scheduler=False, by_epoch=False)
+def _epoch_length(runner: Runner) -> int:
+    """Iterations in which as many samples are drawn as the training set has images."""
+    loader = runner.train_dataloader
+    batch = loader.batch_sampler.batch_size * get_dist_info()[1]
+    return math.ceil(len(loader.dataset) / batch)
 
 
 def _claim(folder: Path) -> None:
@@ -184,6 +275,31 @@ def _replace_folder(fresh: Path, target: Path) -> None:
     target.rename(old)
     fresh.rename(target)
     shutil.rmtree(old)
+
+
+def _round_figures(model: Any, dataset: Any, fresh: Path, previous: Path | None,
+                   truth_dir: str | None) -> dict[str, float]:
+    """What is logged of a round, in per cent; all ranks call it and share the work."""
+    # Labels of our own masks are final: what the data set does to those of its files is done.
+    ours = [pair._replace(lookup=None) for pair in list_pairs(dataset, fresh, previous or fresh)[0]]
+    scores = _score(model, ours)
+    figures = dict(vanished=scores.vanished)
+    if previous is not None:
+        figures['changed'] = 100 - scores.accuracy
+    if truth_dir is not None:
+        scores = _score(model, list_pairs(dataset, fresh, truth_dir)[0])
+        figures.update({'mIoU': scores.miou, 'recall < 10 %': scores.lost})
+    return figures
+
+
+def _score(model: Any, pairs: list[MaskPair]) -> GroupScores:
+    rank, world = get_dist_info()
+    background = model.cam_head.background_index
+    part = score_pairs(pairs[rank::world], model.num_classes, background, progress=False)
+    total = MaskScores(model.num_classes, background)
+    for scores in all_gather_object(part):
+        total.merge(scores)
+    return total.compute().all
 
 
 def _load_complete(folder: str, command: str) -> Manifest:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from ...ops import normalize_cam
 from ...utils import UserError
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
+from .mask_figures import mask_figures
 
 PHASES = ('warmup', 'online', 'given')
-_USS_PREFIX = 'uss_encoder.'
+Smoothing = Callable[[SampleList, Tensor], Tensor]
+"""Data samples and estimated class shares (B, num_classes) -> the shares to be used."""
 
 
 @MODELS.register_module()
@@ -33,12 +36,14 @@ class DualEncoderSegmentor(BaseSegmentor):
                                         |
                   segmentor's own heads <- M_dh           L_seg          (Eq. 6)
 
-    Inference touches the wrapped segmentor alone. The USS encoder is frozen and stays out of
-    checkpoints.
+    Inference touches the wrapped segmentor alone. The USS encoder is frozen and no part of the
+    module tree: it moves with ``.to(device)`` and is copied with the model, but optimizers,
+    checkpoints and DDP do not see it, and it stays in eval mode.
 
     Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags alone),
     ``online`` (M_dh of the current network at every iteration, the default) and ``given`` (the
-    masks that the pipeline loads, as they are).
+    masks that the pipeline loads, as they are). Online, M_dh can come from another network, see
+    :meth:`set_teacher`, and its figures are logged as ``dhr/...`` (:func:`mask_figures`).
 
     Args:
         segmentor (dict): Config of any mmseg segmentor that derives from ``EncoderDecoder``.
@@ -50,6 +55,8 @@ class DualEncoderSegmentor(BaseSegmentor):
             Defaults to (-2, -1), the last two stages.
         data_preprocessor (dict, optional): Replaces settings of the segmentor's own, for example
             the crop size. Defaults to None.
+        channels_last (bool): Keep the segmentor's weights in that memory layout: the same results
+            up to rounding, faster convolutions on CPUs. Defaults to False.
         init_cfg (dict, optional): Initialisation.
         train_cfg, pretrained: Always None; ``mmseg.apis.init_model`` sets them.
 
@@ -64,6 +71,7 @@ class DualEncoderSegmentor(BaseSegmentor):
                  uss_encoder: OptConfigType = None,
                  wss_indices: Sequence[int] = (-2, -1),
                  data_preprocessor: OptConfigType = None,
+                 channels_last: bool = False,
                  init_cfg: OptConfigType = None,
                  train_cfg: None = None,
                  pretrained: None = None) -> None:
@@ -76,16 +84,17 @@ class DualEncoderSegmentor(BaseSegmentor):
         if not getattr(self.data_preprocessor, '_enable_normalize', False):
             raise UserError('DualEncoderSegmentor needs a SegDataPreProcessor with `mean` and '
                             '`std`: the CRF and the USS encoder read the pixels back from them.')
+        if channels_last:
+            built.to(memory_format=torch.channels_last)
         self.segmentor = built
         self.cam_head = MODELS.build(cam_head)
         self.propagation = None if propagation is None else MODELS.build(propagation)
-        self.uss_encoder = None if uss_encoder is None else MODELS.build(uss_encoder)
-        if self.uss_encoder is not None:
-            self.uss_encoder.requires_grad_(False).eval()
+        # Tuples, because nn.Module makes every attribute that is a module a part of itself.
+        self._uss = () if uss_encoder is None else (
+            MODELS.build(uss_encoder).requires_grad_(False).eval(), )
+        self._teacher: tuple[DualEncoderSegmentor, ...] = ()
         self.wss_indices = tuple(wss_indices)
         self.phase = 'online' if self.propagation is not None else 'given'
-        self._register_state_dict_hook(_drop_uss_weights)
-        self._register_load_state_dict_pre_hook(_keep_uss_weights, with_module=True)
         self._register_load_state_dict_pre_hook(_check_class_count, with_module=True)
 
     # What mmseg's own tools (TTA, heads, hooks) ask of a segmentor.
@@ -109,11 +118,41 @@ class DualEncoderSegmentor(BaseSegmentor):
         """How the wrapped segmentor resizes its logits."""
         return self.segmentor.align_corners
 
-    def train(self, mode: bool = True) -> DualEncoderSegmentor:
-        """Switch the trained parts; the USS encoder stays in eval mode."""
-        super().train(mode)
+    @property
+    def uss_encoder(self) -> Any:
+        """The frozen USS encoder; None if there is none."""
+        return self._uss[0] if self._uss else None
+
+    @property
+    def teacher(self) -> DualEncoderSegmentor | None:
+        """The network whose M_dh supervises this one online; None = this one."""
+        return self._teacher[0] if self._teacher else None
+
+    def set_teacher(self, teacher: DualEncoderSegmentor | None) -> None:
+        """Let M_dh come from another network, which is put in eval mode.
+
+        The teacher does not become a part of this module: whoever made it moves and saves it. It
+        gets this model's USS encoder instead of its own, which is frozen in both.
+
+        Args:
+            teacher (DualEncoderSegmentor, optional): A copy of this one; None = this network.
+        """
+        self._teacher = ()
+        if teacher is not None:
+            teacher._uss = self._uss
+            self._teacher = (teacher.eval(), )
+
+    def init_weights(self) -> None:
+        """Initialise all parts; the USS encoder reads its checkpoint."""
+        super().init_weights()
+        if hasattr(self.uss_encoder, 'init_weights'):
+            self.uss_encoder.init_weights()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> DualEncoderSegmentor:
+        """Behind ``.to()``, ``.cuda()``, ``.half()``...: the USS encoder comes along."""
+        super()._apply(*args, **kwargs)
         if self.uss_encoder is not None:
-            self.uss_encoder.eval()
+            self.uss_encoder._apply(*args, **kwargs)
         return self
 
     def set_phase(self, phase: str) -> None:
@@ -152,7 +191,7 @@ class DualEncoderSegmentor(BaseSegmentor):
                 an M_base, ``gt_sem_seg``.
 
         Returns:
-            dict: Losses of the CAM head and of the segmentor's heads.
+            dict: Losses of the CAM head and of the segmentor's heads; online, figures of M_dh.
 
         Raises:
             UserError: If a sample has no ``image_labels``.
@@ -162,7 +201,11 @@ class DualEncoderSegmentor(BaseSegmentor):
         targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
         inside = valid_mask(inputs, _sizes(data_samples), maps.shape[-2:])
         losses = self.cam_head.loss(maps, inside, targets)
-        masks = self._supervision(inputs, features, maps, targets, data_samples)
+        masks = _base_masks(data_samples) if self.phase == 'given' else None
+        if self.phase == 'online':
+            result = self._online_masks(inputs, features, maps, data_samples)
+            losses.update(self._figures(result, inputs, data_samples))
+            masks = result.final
         if masks is None:
             return losses
         supervised = _with_masks(data_samples, masks)
@@ -171,40 +214,83 @@ class DualEncoderSegmentor(BaseSegmentor):
             losses.update(self.segmentor._auxiliary_head_forward_train(features, supervised))
         return losses
 
-    def _supervision(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
-                     targets: Tensor, data_samples: SampleList) -> Tensor | None:
-        """Masks (B, h, w) for L_seg; None if there are none."""
-        if self.phase == 'warmup':
-            return None
-        if self.phase == 'online':
-            return self._propagate(inputs, features, maps, targets, data_samples).final
-        return _base_masks(data_samples)
+    def _online_masks(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
+                      data_samples: SampleList) -> PropagationResult:
+        """M_dh of the current network, or of its teacher."""
+        if self.teacher is not None:
+            return self.teacher.propagate(inputs, data_samples, stages=False)
+        return self._propagate(inputs, features, maps, data_samples)
+
+    def _figures(self, result: PropagationResult, inputs: Tensor,
+                 data_samples: SampleList) -> dict[str, Tensor]:
+        final = result.final
+        inside = valid_mask(inputs, _sizes(data_samples), final.shape[-2:])
+        return mask_figures(final, result.init, _base_masks(data_samples), inside,
+                            self._tagged(data_samples).to(final.device),
+                            self.cam_head.background_index)
+
+    def _tagged(self, data_samples: SampleList) -> Tensor:
+        """Bool (B, num_classes) on the CPU: the foreground tags."""
+        tagged = torch.zeros(len(data_samples), self.num_classes, dtype=torch.bool)
+        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
+        tagged[:, self.cam_head.foreground] = targets.bool()
+        return tagged
 
     @torch.no_grad()
-    def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor, targets: Tensor,
-                   data_samples: SampleList, stages: bool = False) -> PropagationResult:
-        images = self.inputs_to_rgb(inputs)
+    def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
+                   data_samples: SampleList, stages: bool = False,
+                   smooth: Smoothing | None = None) -> PropagationResult:
         assert self.propagation is not None  # callers check
+        shares = None
+        if getattr(self.propagation, 'needs_shares', False):
+            shares = self._class_shares(inputs, features, data_samples)
+            shares = shares if smooth is None else smooth(data_samples, shares)
         return self.propagation(
-            PropagationInputs(
-                images=images,
-                sizes=_sizes(data_samples),
-                tags=[_tags(s) for s in data_samples],
-                cam=normalize_cam(maps.detach(), targets.to(maps.device)),
-                uss=self._uss_features(images, data_samples),
-                wss=[features[i].detach() for i in self.wss_indices],
-                base=_base_masks(data_samples),
-                base_shares=[s.metainfo.get('base_shares') for s in data_samples]), stages)
+            self._propagation_inputs(inputs, features, maps, data_samples, shares), stages)
+
+    def _propagation_inputs(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
+                            data_samples: SampleList,
+                            shares: Tensor | None) -> PropagationInputs:
+        images = self.inputs_to_rgb(inputs)
+        tags = [_tags(s) for s in data_samples]
+        targets = self.cam_head.tag_targets(tags).to(maps.device)
+        return PropagationInputs(
+            images=images,
+            sizes=_sizes(data_samples),
+            tags=tags,
+            cam=normalize_cam(maps.detach(), targets),
+            uss=self._uss_features(images, data_samples),
+            wss=[features[i].detach() for i in self.wss_indices],
+            base=_base_masks(data_samples),
+            base_shares=[s.metainfo.get('base_shares') for s in data_samples],
+            shares=shares)
 
     @torch.no_grad()
-    def propagate(self, inputs: Tensor, data_samples: SampleList,
-                  stages: bool = True) -> PropagationResult:
-        """Pseudo-labels of a preprocessed batch, without training on it.
+    def propagation_inputs(self, inputs: Tensor, data_samples: SampleList,
+                           shares: bool = False) -> PropagationInputs:
+        """What a propagation reads of a preprocessed batch.
+
+        Args:
+            inputs (Tensor): Normalised, padded images (B, 3, H, W).
+            data_samples (list[SegDataSample]): As for :meth:`loss`.
+            shares (bool): Estimate the class shares with the decode head. Defaults to False.
+        """
+        features = self.extract_feat(inputs)
+        return self._propagation_inputs(
+            inputs, features, self.cam_head(features), data_samples,
+            self._class_shares(inputs, features, data_samples) if shares else None)
+
+    @torch.no_grad()
+    def propagate(self, inputs: Tensor, data_samples: SampleList, stages: bool = True,
+                  smooth: Smoothing | None = None) -> PropagationResult:
+        """Pseudo-labels that this network makes of a preprocessed batch, without training on it.
 
         Args:
             inputs (Tensor): Normalised, padded images (B, 3, H, W).
             data_samples (list[SegDataSample]): As for :meth:`loss`.
             stages (bool): Also return the masks after each step. Defaults to True.
+            smooth (Callable, optional): Called with the samples and the estimated class shares
+                where the propagation needs any; returns those that it is given.
 
         Returns:
             PropagationResult: See :class:`DHRPropagation`.
@@ -215,9 +301,44 @@ class DualEncoderSegmentor(BaseSegmentor):
         if self.propagation is None:
             raise UserError('The model config has no `propagation`: nothing makes pseudo-labels.')
         features = self.extract_feat(inputs)
-        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
-        return self._propagate(inputs, features, self.cam_head(features), targets, data_samples,
-                               stages)
+        return self._propagate(inputs, features, self.cam_head(features), data_samples, stages,
+                               smooth)
+
+    @torch.no_grad()
+    def class_shares(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
+        """The share of each image that each class covers, as the segmentation has it.
+
+        Args:
+            inputs (Tensor): Normalised, padded images (B, 3, H, W).
+            data_samples (list[SegDataSample]): As for :meth:`loss`.
+
+        Returns:
+            Tensor: Mean softmax over the tags and the background, on the part that is no padding,
+            (B, num_classes), float32. Rows sum to 1, or to 0 without tags and background.
+
+        Raises:
+            UserError: If the decode head gives no map of logits.
+        """
+        return self._class_shares(inputs, self.extract_feat(inputs), data_samples)
+
+    def _class_shares(self, inputs: Tensor, features: Sequence[Tensor],
+                      data_samples: SampleList) -> Tensor:
+        # Without autocast: it would cache the head's weights as they are cast here, without
+        # gradient, and the loss that comes after would not train them.
+        with _eval_mode(self.decode_head), torch.autocast(inputs.device.type, enabled=False):
+            logits = self.decode_head.forward([level.detach().float() for level in features])
+        if not isinstance(logits, Tensor) or logits.shape[1] != self.num_classes:
+            raise UserError('The propagation needs class shares, and so a decode head that gives '
+                            f'one map of logits per class, but {type(self.decode_head).__name__} '
+                            'gives something else. Use another head or another `marginal`.')
+        known = self._tagged(data_samples)
+        if self.cam_head.background_index is not None:
+            known[:, self.cam_head.background_index] = True
+        others = ~known.to(logits.device)[:, :, None, None]
+        # Nothing known: softmax gives NaN.
+        probs = logits.masked_fill(others, float('-inf')).softmax(1).nan_to_num(0.0)
+        inside = valid_mask(inputs, _sizes(data_samples), logits.shape[-2:])[:, None]
+        return (probs * inside).sum((2, 3)) / inside.sum((2, 3))
 
     def _uss_features(self, images: Tensor, data_samples: SampleList) -> Tensor:
         if all('uss_features' in s for s in data_samples):
@@ -275,6 +396,18 @@ def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:
     return supervised
 
 
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode for a while: no dropout, running statistics stay; each part's mode comes back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def pad_stack(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
     """Stack (D, h_i, w_i) maps, repeating the border at the bottom and right.
 
@@ -292,22 +425,10 @@ def pad_stack(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> Tens
     ])
 
 
-def _drop_uss_weights(module: nn.Module, state: dict, prefix: str, _: dict) -> None:
-    for key in [k for k in state if k.startswith(prefix + _USS_PREFIX)]:
-        del state[key]
-
-
-def _keep_uss_weights(module: Any, state: dict, prefix: str, *_: Any) -> None:
-    """The checkpoint has no USS weights: offer the module its own, so that none are 'missing'."""
-    if module.uss_encoder is not None:
-        for key, value in module.uss_encoder.state_dict().items():
-            state.setdefault(f'{prefix}{_USS_PREFIX}{key}', value)
-
-
 def _check_class_count(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
     """mmengine only logs a shape mismatch and goes on with random heads; refuse instead."""
     for name, parameter in module.named_parameters():
-        if not name.startswith((f'{_USS_PREFIX}', 'segmentor.backbone.')):
+        if not name.startswith('segmentor.backbone.'):
             found = state.get(prefix + name)
             if found is not None and found.shape[:1] != parameter.shape[:1]:
                 raise UserError(
