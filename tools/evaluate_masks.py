@@ -1,4 +1,4 @@
-"""Score a folder of masks (pseudo-labels, predictions) against the ground truth."""
+"""Score folders of masks (pseudo-labels, predictions) against the ground truth."""
 from __future__ import annotations
 
 import argparse
@@ -14,6 +14,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmseg_dhr.datasets import read_image_labels
 from mmseg_dhr.evaluation import (
     MaskPair,
+    Scores,
+    compare_classes_table,
     list_pairs,
     match_masks,
     per_class_table,
@@ -37,7 +39,7 @@ class Task(NamedTuple):
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('pred_dir', help='folder of masks {image id}.png')
+    parser.add_argument('pred_dir', nargs='+', help='folder of masks {image id}.png')
     source = parser.add_argument_group('ground truth (--config, or --gt-dir and --classes)')
     source.add_argument('--config', help='config whose data set names images, classes and tags')
     source.add_argument('--split', choices=['train', 'val', 'test'], default='train',
@@ -48,7 +50,8 @@ def parse_args() -> argparse.Namespace:
     source.add_argument('--labels', metavar='FILE',
                         help='image-level labels (.json, .csv, .npy), for --gt-dir; the default is '
                         'what the true masks show')
-    parser.add_argument('--per-class', action='store_true', help='print the IoU of each class')
+    parser.add_argument('--per-class', action='store_true',
+                        help='print the IoU of each class; several folders stand side by side')
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)),
                         help='processes (default: all cores)')
@@ -67,7 +70,7 @@ def background_of(classes: Sequence[str]) -> int | None:
     return names.index('background') if 'background' in names else None
 
 
-def task_of_config(args: argparse.Namespace) -> Task:
+def task_of_config(args: argparse.Namespace, pred_dir: str) -> Task:
     """Images, classes, tags and masks from a config.
 
     Raises:
@@ -85,7 +88,7 @@ def task_of_config(args: argparse.Namespace) -> Task:
         root = getattr(getattr(dataset, 'dataset', dataset), 'data_root', None)
         gt_dir = os.path.join(root or '', cfg.score_masks)
     classes = dataset.metainfo['classes']
-    return Task(*list_pairs(dataset, args.pred_dir, gt_dir), classes,
+    return Task(*list_pairs(dataset, pred_dir, gt_dir), classes,
                 getattr(dataset, 'background_index', background_of(classes)))
 
 
@@ -99,15 +102,15 @@ def without_pipeline(dataset: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def task_of_folders(args: argparse.Namespace) -> Task:
+def task_of_folders(args: argparse.Namespace, pred_dir: str) -> Task:
     """Images, masks and tags from folders and files."""
     background = background_of(args.classes)
-    matching = match_masks(args.pred_dir, match_masks(args.gt_dir).common)
+    matching = match_masks(pred_dir, match_masks(args.gt_dir).common)
     tags: dict[str, tuple[int, ...]] = {}
     if args.labels:
         source = dict(type=Path(args.labels).suffix[1:], path=args.labels, allow_empty=True)
         tags = read_image_labels(source, args.classes, background, matching.common)
-    pairs = [MaskPair(i, os.path.join(args.pred_dir, f'{i}.png'),
+    pairs = [MaskPair(i, os.path.join(pred_dir, f'{i}.png'),
                       os.path.join(args.gt_dir, f'{i}.png'), tags.get(i)) for i in matching.common]
     return Task(pairs, matching, args.classes, background)
 
@@ -122,23 +125,55 @@ def print_matching(matching: Matching, pred_dir: str) -> None:
             print(f'warning: {len(ids)} {what}: {", ".join(ids[:10])}{more}', file=sys.stderr)
 
 
+def score(task: Task, jobs: int) -> Scores:
+    """Score what was found, behind a progress bar."""
+    return score_pairs(task.pairs, len(task.classes), task.background_index, jobs,
+                       sys.stderr.isatty()).compute()
+
+
+def figures(task: Task, scores: Scores) -> dict[str, Any]:
+    """Scores and missing masks of a folder, for JSON."""
+    return {**{name: group.as_dict(task.classes) for name, group in scores._asdict().items()},
+            'missing': task.matching.missing}
+
+
+def print_scores(found: dict[str, tuple[Task, Scores]], per_class: bool) -> None:
+    """Tables of one or several folders."""
+    classes = next(iter(found.values()))[0].classes
+    if per_class and len(found) > 1:
+        columns = column_names(list(found))
+        print(compare_classes_table(
+            {columns[folder]: scores for folder, (_, scores) in found.items()}, classes) + '\n')
+    for folder, (_, scores) in found.items():
+        if len(found) > 1:
+            print(f'\n{folder}')
+        elif per_class:
+            print(per_class_table(scores, classes) + '\n')
+        print(scores_table(scores))
+
+
+def column_names(folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> its own name, or its whole path where two have the same name."""
+    names = [Path(folder).name for folder in folders]
+    return {folder: name if names.count(name) == 1 else folder
+            for folder, name in zip(folders, names, strict=True)}
+
+
 def main() -> None:
     """Score and print."""
     args = parse_args()
     with friendly_errors(args.debug):
-        task = task_of_config(args) if args.config else task_of_folders(args)
-        print_matching(task.matching, args.pred_dir)
-        scores = score_pairs(task.pairs, len(task.classes), task.background_index, args.jobs,
-                             sys.stderr.isatty()).compute()
-        if args.per_class:
-            print(per_class_table(scores, task.classes) + '\n')
-        print(scores_table(scores))
+        found = {}
+        for folder in args.pred_dir:
+            task = (task_of_config if args.config else task_of_folders)(args, folder)
+            print_matching(task.matching, folder)
+            found[folder] = task, score(task, args.jobs)
+        print_scores(found, args.per_class)
         if args.json:
-            figures = {name: group.as_dict(task.classes)
-                       for name, group in scores._asdict().items()}
-            figures['missing'] = task.matching.missing
+            by_folder = {folder: figures(*pair) for folder, pair in found.items()}
+            content = by_folder if len(found) > 1 else next(iter(by_folder.values()))
             with atomic_path(args.json) as temporary:
-                temporary.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+                temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
 """Scores as text."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..visualization import format_table
 from .scores import Scores
 
-__all__ = ['per_class_rows', 'per_class_table', 'scores_rows', 'scores_table']
+__all__ = ['compare_classes_table', 'per_class_rows', 'per_class_table', 'scores_rows',
+           'scores_table']
 
 SCORE_HEADER = ('images', 'count', 'mIoU', 'pixel acc.', 'vanished', 'recall < 10 %',
                 'small, recall < 10 %')
@@ -35,6 +36,16 @@ def per_class_rows(scores: Scores, classes: Sequence[str]) -> list[tuple[str, ..
 def per_class_table(scores: Scores, classes: Sequence[str]) -> str:
     """The IoU of each class as a text table."""
     return format_table(CLASS_HEADER, per_class_rows(scores, classes))
+
+
+def compare_classes_table(scores: Mapping[str, Scores], classes: Sequence[str]) -> str:
+    """The IoU of each class over all images, in per cent: a column per entry of ``scores``, and
+    the mean in the last line.
+    """
+    rows = [(name, *(_percent(found.all.iou[label]) for found in scores.values()))
+            for label, name in enumerate(classes)]
+    means = ('mean', *(_percent(found.all.miou) for found in scores.values()))
+    return format_table(('IoU', *scores), [*rows, means])
 
 
 def _percent(value: float) -> str:

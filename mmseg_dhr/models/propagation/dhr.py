@@ -114,12 +114,13 @@ class DHRPropagation:
         plan (str): 'min_max' or 'raw'; see :func:`mmseg_dhr.ops.transport_scores`. Defaults to
             'min_max'.
         marginal (str): Class masses of Steps 2 and 3; see
-            :func:`mmseg_dhr.ops.class_marginal`. 'shares' reads ``PropagationInputs.shares``.
-            Defaults to 'uniform' (the paper).
+            :func:`mmseg_dhr.ops.class_marginal`. 'shares' reads ``PropagationInputs.shares``;
+            'uniform' is the paper. Defaults to 'sqrt_area', which trained better segmentors
+            (docs/en/ablation.md).
         share_floor (float): No tagged class receives a smaller share of the image.
             Defaults to 0.
         relax (float, optional): ρ of relaxed class masses; None = hard (the paper).
-            Defaults to None.
+            Defaults to 0.1.
         pooling (str): Class-level average pooling by 'area' or by 'majority' vote of a cell (the
             paper's code). Defaults to 'area'.
         variant (str): Reading of Eq. 4, 'paper', 'grouped' or 'components'; see
@@ -154,9 +155,9 @@ class DHRPropagation:
                  reg: float = 0.1,
                  num_iters: int = 50,
                  plan: str = 'min_max',
-                 marginal: str = 'uniform',
+                 marginal: str = 'sqrt_area',
                  share_floor: float = 0.0,
-                 relax: float | None = None,
+                 relax: float | None = 0.1,
                  pooling: str = 'area',
                  variant: str = 'paper',
                  tau: float = 0.8,

@@ -1,0 +1,111 @@
+"""Which folder of masks trains the better segmentor?
+
+Trains the same small head on the frozen features of a checkpoint with each folder of masks and
+several seeds, and tests it on the validation images. Minutes instead of whole trainings; what it
+says holds for a segmentor whose encoder is not trained further.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DATASETS
+from torch import nn
+
+from mmseg_dhr.apis import list_photos, read_rgb
+from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.label_probe import (
+    FrozenFeatures,
+    ProbeSettings,
+    collect_features,
+    predict_labels,
+    test_head,
+    train_head,
+    untagged_photos,
+)
+from mmseg_dhr.formats import write_mask
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.visualization import format_table
+
+HEADER = ('masks', 'test mIoU', 'spread', 'by seed')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='its encoder gives the features')
+    parser.add_argument('masks', nargs='+', help='folders of {image id}.png')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2],
+                        help='(default: 0 1 2)')
+    parser.add_argument('--iters', type=int, default=ProbeSettings().iters, help='(default: 400)')
+    parser.add_argument('--no-truth', action='store_true',
+                        help='do not train on true masks for comparison')
+    parser.add_argument('--predict', metavar='DIR',
+                        help="write the head's own masks of the training images (tags and "
+                        'background only) after the first folder and seed: the base of a weak '
+                        'student, in which many classes have vanished')
+    parser.add_argument('--out', help='JSON file (default: WORK_DIR/label_probe.json)')
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def probe(args: argparse.Namespace, config: Any) -> dict[str, list[float]]:
+    """Test mIoU by folder, one per seed."""
+    settings = ProbeSettings(iters=args.iters)
+    dataset = build_dataset(config)
+    model = build_model(config, args.checkpoint)
+    test_set = DATASETS.build(config.test_dataloader.dataset)
+    train = collect_features(model, list_photos(dataset), settings, 'training features')
+    test = collect_features(model, untagged_photos(test_set), settings, 'test features')
+    root = Path(dataset.dataset.data_root or '.')
+    folders = [Path(folder) for folder in args.masks]
+    if not args.no_truth:
+        folders.append(root / config.score_masks)
+    test_truth = Path(test_set.data_prefix['seg_map_path'])
+    classes, background = model.cam_head.num_classes, model.cam_head.background_index
+    found: dict[str, list[float]] = {}
+    for folder in folders:
+        for seed in args.seeds:
+            head = train_head(train, folder, classes, seed, settings)
+            if args.predict and not found:
+                write_predictions(args.predict, head, train, background, settings,
+                                  dataset.metainfo['palette'])
+            scores = test_head(head, test, test_truth, classes, background, settings)
+            found.setdefault(str(folder), []).append(scores.all.miou)
+            print(f'{folder}, seed {seed}: test mIoU {scores.all.miou:.1f}', flush=True)
+    return found
+
+
+def write_predictions(folder: str, head: nn.Module, features: FrozenFeatures,
+                      background: int | None, settings: ProbeSettings, palette: Any) -> None:
+    """The head's masks of the images that it was trained on, as palette PNG."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for i, photo in enumerate(features.photos):
+        allowed = [*photo.tags, *([] if background is None else [background])]
+        size = read_rgb(photo.path).shape[:2]
+        write_mask(Path(folder) / f'{photo.img_id}.png',
+                   predict_labels(head, features, i, size, settings, allowed), palette)
+
+
+def main() -> None:
+    args = parse_args()
+    with friendly_errors(args.debug):
+        config = config_from(args)
+        found = probe(args, config)
+        out = Path(args.out or Path(config.work_dir) / 'label_probe.json')
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(dict(checkpoint=args.checkpoint, seeds=args.seeds,
+                                       iters=args.iters, miou=found), indent=1))
+        table = [(Path(name).name, f'{statistics.mean(values):.1f}',
+                  f'{max(values) - min(values):.1f}', ' '.join(f'{v:.1f}' for v in values))
+                 for name, values in found.items()]
+        print(f'\nHead on frozen features of {args.checkpoint}, {args.iters} iterations\n'
+              f'{format_table(HEADER, table)}\n\nFigures: {out}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,109 @@
+"""How much longer does training take with DHR? (Table 7)
+
+Times iterations on given masks and with DHR online in turn, on the real batches of the config's
+training. The median of the ratios is robust against other work on the machine. Testing is the same
+with and without DHR: it runs the segmentor alone.
+"""
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner import set_random_seed
+from tqdm import tqdm
+
+from mmseg_dhr.apis.analysis import settings_of, settings_text, write_result
+from mmseg_dhr.apis.build import build_model
+from mmseg_dhr.apis.training_time import PARTS, PHASES, Times, time_training
+from mmseg_dhr.utils import UserError
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.visualization import format_table
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--checkpoint', help='weights to start from (default: random)')
+    parser.add_argument('--iters', type=int, default=10,
+                        help='timed iterations of each kind (default: 10)')
+    parser.add_argument('--cpu-time', action='store_true',
+                        help='count the CPU seconds of this process instead of the wall clock: for '
+                        'a CPU that does other work at the same time; what processes of R_C '
+                        '(`workers`) compute is left out')
+    parser.add_argument('--out', help='folder (default: WORK_DIR/training_time)')
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    if args.iters < 1:
+        parser.error('--iters must be at least 1')
+    return args
+
+
+def summary(times: Times) -> tuple[str, dict[str, float]]:
+    """Table of medians, and the ratio of DHR to plain training: median and quartiles."""
+    plain, online = (times[phase] for phase in PHASES)
+    ratios = sorted(sum(b.values()) / sum(a.values()) for a, b in zip(plain, online, strict=True))
+    low, middle, high = (statistics.quantiles(ratios, n=4, method='inclusive')
+                         if len(ratios) > 1 else ratios * 3)
+    rows = []
+    for part in PARTS:
+        medians = [statistics.median(parts[part] for parts in times[phase]) for phase in PHASES]
+        share = sum(parts[part] for parts in online) / sum(sum(p.values()) for p in online)
+        rows.append((part, *(f'{value:.3f}' for value in medians), f'{100 * share:.0f}'))
+    totals = [statistics.median(sum(parts.values()) for parts in times[phase])
+              for phase in PHASES]
+    rows.append(('all', *(f'{value:.3f}' for value in totals), '100'))
+    table = format_table(('seconds an iteration (median)', *PHASES.values(), 'share with DHR %'),
+                         rows)
+    return table, dict(ratio=middle, low=low, high=high, plain=totals[0], online=totals[1])
+
+
+def run(args: argparse.Namespace, config: Config) -> Times:
+    """Seconds by phase, iteration and part.
+
+    Raises:
+        UserError: If the config has no training.
+    """
+    if 'train_dataloader' not in config or 'optim_wrapper' not in config:
+        raise UserError(f'{args.config}: no training (`train_dataloader`, `optim_wrapper`).')
+    # The optimizer wrapper would log the settings of every single weight.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    set_random_seed(config.get('randomness', {}).get('seed') or 0)
+    model = build_model(config, args.checkpoint)
+    return time_training(model, config, args.iters,
+                         progress=lambda steps: tqdm(steps, desc='iterations', mininterval=1.0),
+                         timer=time.process_time if args.cpu_time else time.perf_counter)
+
+
+def main() -> None:
+    args = parse_args()
+    with friendly_errors(args.debug):
+        config = config_from(args)
+        times = run(args, config)
+        table, ratio = summary(times)
+        device = (torch.cuda.get_device_name() if torch.cuda.is_available()
+                  else f'CPU ({platform.machine()})')
+        settings = settings_of(
+            config, checkpoint=args.checkpoint, iters=args.iters, device=device,
+            threads=torch.get_num_threads(), batch_size=config.train_dataloader.batch_size,
+            torch=torch.__version__, clock='CPU time' if args.cpu_time else 'wall clock')
+        text = (f'{settings_text(settings)}\n{table}\n'
+                f'with DHR / plain: {ratio["ratio"]:.2f} (quartiles {ratio["low"]:.2f} to '
+                f'{ratio["high"]:.2f} over {args.iters} pairs of iterations)')
+        if length := config.get('train_cfg', {}).get('max_iters'):
+            hours = [ratio[name] * length / 3600 for name in ('plain', 'online')]
+            text += (f'\n{length} iterations, all of one kind: {hours[0]:.2f} h plain, '
+                     f'{hours[1]:.2f} h with DHR')
+        path = write_result(args.out or Path(config.work_dir) / 'training_time', 'training_time',
+                            text, settings, dict(summary=ratio, iterations=times))
+        print(f'\n{text}\n\nFigures: {path}')
+
+
+if __name__ == '__main__':
+    main()
