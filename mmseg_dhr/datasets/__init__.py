@@ -1,5 +1,6 @@
 """Data sets with image-level labels, their samplers and transforms."""
 from .labels import ClassIndex, read_image_labels
+from .neighbour_pairs import NeighbourPairDataset
 from .samplers import PositionSampler
 from .scenes import ScenesDataset
 from .tagged_dataset import TaggedDataset
@@ -14,6 +15,6 @@ from .transforms import (
 
 __all__ = [
     'ClassIndex', 'DHRPseudoLabel', 'LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures',
-    'PackTaggedInputs', 'PositionSampler', 'ScenesDataset', 'TaggedDataset', 'TrackGeometry',
-    'read_image_labels'
+    'NeighbourPairDataset', 'PackTaggedInputs', 'PositionSampler', 'ScenesDataset', 'TaggedDataset',
+    'TrackGeometry', 'read_image_labels'
 ]

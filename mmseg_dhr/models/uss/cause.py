@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -81,7 +84,7 @@ class CAUSEMLP(HeadedUSS):
 class CAUSETR(CAUSEMLP):
     """Codes of CAUSE-TR (Kim et al., arXiv 2310.07379) as USS features.
 
-    The grid follows the image; the learned queries are resized to it.
+    The grid follows the image and the learned queries are resized to it, unless ``square`` is set.
 
     Args:
         backbone (dict): Config of the transformer with its ``checkpoint``; the files of CAUSE do
@@ -91,13 +94,27 @@ class CAUSETR(CAUSEMLP):
         codebook, dim: See :class:`CAUSEMLP`.
         num_heads (int): Attention heads of the decoder layer. Its weights do not tell; the official
             ones have 12, also on ViT-S. Defaults to 12.
+        square (bool): Bring the backbone's features to the square grid of the queries instead, by
+            nearest cell. True for heads of :class:`CAUSETraining`: a query belongs to a cell, and
+            resizing along the flattened index moves it to another one. Defaults to False.
     """
 
     def __init__(self, backbone: dict[str, Any], checkpoint: str | None = None,
                  codebook: str | None = None, dim: int | None = None,
-                 num_heads: int = 12) -> None:
+                 num_heads: int = 12, square: bool = False) -> None:
         self.num_heads = num_heads  # before the modules: building the head needs it
         super().__init__(backbone, checkpoint, codebook, dim)
+        self.square = square
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Codes of RGB images; see :class:`HeadedUSS`."""
+        if not self.square:
+            return super().forward(images)
+        self.init_weights()
+        side = math.isqrt(len(self.head.state_dict()['query_pos']))
+        features = F.interpolate(self.backbone(images)[0], (side, side), mode='nearest-exact')
+        return (self.head(features), )
 
     def build_head(self, state: dict[str, Any], dim: int) -> CAUSETRHead:
         """A head for the backbone's features, with as many queries as the state dict has."""
@@ -110,4 +127,5 @@ class CAUSETR(CAUSEMLP):
 
     def feature_settings(self) -> dict[str, Any]:
         """Settings that change the features and are no weights."""
-        return dict(super().feature_settings(), num_heads=self.num_heads)
+        settings = dict(super().feature_settings(), num_heads=self.num_heads)
+        return dict(settings, square=True) if self.square else settings
