@@ -19,7 +19,9 @@ model = dict(
         type='ViTUSS',
         model_name='vit_small_patch14_dinov2',
         checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
-    propagation=dict(type='DHRPropagation', num_classes=num_classes))
+    # The class masses of the paper; the package's default differs (docs/en/ablation.md).
+    propagation=dict(
+        type='DHRPropagation', num_classes=num_classes, marginal='uniform', relax=None))
 max_iters = 66100
 # Without masks the CAMs are all there is: tags alone first, until they are worth something.
 warmup_iters = 0 if _base_.base_dir else 3300

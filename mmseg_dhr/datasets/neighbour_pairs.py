@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..formats import read_features, read_mask
 from .randomness import isolated_seed, permutation
-from .tagged_dataset import _build, _check_images
+from .tagged_dataset import build_wrapped, check_images
 
 __all__ = ['NeighbourPairDataset']
 
@@ -53,7 +53,7 @@ class NeighbourPairDataset(Dataset):
                                    ('seed', seed, 0)):
             if value < least:
                 raise ValueError(f'Expected `{name}` to be at least {least}, but got {value}.')
-        self.dataset = _build(dataset) if isinstance(dataset, Mapping) else dataset
+        self.dataset = build_wrapped(dataset) if isinstance(dataset, Mapping) else dataset
         self.features_dir = Path(features_dir)
         self.neighbours_dir = Path(neighbours_dir) if neighbours_dir else None
         self.num_neighbours = num_neighbours
@@ -63,7 +63,7 @@ class NeighbourPairDataset(Dataset):
         self.full_init()
         paths = [self.dataset.get_data_info(i)['img_path'] for i in range(len(self.dataset))]
         self.image_ids = tuple(Path(path).stem for path in paths)
-        _check_images(self.dataset, self.image_ids, paths)
+        check_images(self.dataset, self.image_ids, paths)
         self._table: np.ndarray | None = None
 
     @property

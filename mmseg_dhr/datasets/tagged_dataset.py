@@ -57,7 +57,7 @@ class TaggedDataset(Dataset):
         if seed is not None and seed < 0:
             raise ValueError(f'Expected `seed` to be None or at least 0, but got {seed}.')
         if isinstance(dataset, Mapping):
-            dataset = _build(dataset)
+            dataset = build_wrapped(dataset)
         if not (hasattr(dataset, 'pipeline') and hasattr(dataset, 'get_data_info')):
             raise ValueError('TaggedDataset expects a data set with a pipeline of its own, '
                              f'but got {type(dataset).__name__}, which wraps others.')
@@ -68,7 +68,7 @@ class TaggedDataset(Dataset):
         self.full_init()
         paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
         self.image_ids = tuple(Path(path).stem for path in paths)
-        _check_images(dataset, self.image_ids, paths)
+        check_images(dataset, self.image_ids, paths)
         by_id = read_image_labels(self._labels_source(labels), dataset.metainfo['classes'],
                                   background_index, self.image_ids)
         self._labels = tuple(by_id[image_id] for image_id in self.image_ids)
@@ -146,7 +146,7 @@ class TaggedDataset(Dataset):
         return source
 
 
-def _build(config: Mapping[str, Any]) -> BaseDataset:
+def build_wrapped(config: Mapping[str, Any]) -> BaseDataset:
     try:
         dataset = DATASETS.build(config)
         dataset.full_init()
@@ -192,7 +192,7 @@ def _nearest(path: str) -> str:
     return f'found in {folder}: {shown or "nothing"}'
 
 
-def _check_images(dataset: BaseDataset, ids: Sequence[str], paths: Sequence[str]) -> None:
+def check_images(dataset: BaseDataset, ids: Sequence[str], paths: Sequence[str]) -> None:
     if not paths:
         raise ValueError(f'{type(dataset).__name__}: the data set has no image.')
     if len(set(ids)) < len(ids):
