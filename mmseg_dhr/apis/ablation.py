@@ -1,7 +1,6 @@
 """Many settings of DHR on the same images: one pass of the network, one row per setting."""
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..models.propagation import DHRPropagation, PropagationInputs
 from .common import Photo, list_photos, read_truth
 from .pseudo_labels import collate, crop_mask
 
-__all__ = ['BASE', 'CONTROLS', 'Row', 'ablate', 'folder_name', 'save_scores']
+__all__ = ['BASE', 'CONTROLS', 'Row', 'ablate', 'figures_of', 'folder_name']
 
 BASE = 'M_base'
 CONTROLS: dict[str, dict] = {
@@ -149,13 +148,10 @@ def folder_name(row: str) -> str:
     return re.sub(r'[^0-9A-Za-z.]+', '_', row).strip('_')
 
 
-def save_scores(path: str | Path, scores: Mapping[str, tuple[Scores, Scores]],
-                note: Mapping[str, Any]) -> None:
-    """Write an ablation as JSON: ``note`` (data, seed, settings) and both scores of every row."""
-    rows = {
+def figures_of(scores: Mapping[str, tuple[Scores, Scores]]) -> dict[str, Any]:
+    """An ablation as JSON can hold it: by row, both scores, on all and on multi-class images."""
+    return {
         name: {when: dict(all=s.all.as_dict(), multi=s.multi.as_dict())
                for when, s in zip(('before_refinement', 'final'), pair, strict=True)}
         for name, pair in scores.items()
     }
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(dict(note=dict(note), rows=rows), indent=1))

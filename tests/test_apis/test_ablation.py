@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, folder_name, save_scores
+from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, figures_of, folder_name
 from mmseg_dhr.apis.pseudo_labels import pseudo_label_stages
 from mmseg_dhr.evaluation import MaskScores
 from mmseg_dhr.formats import read_mask, write_mask
@@ -102,11 +102,10 @@ def test_no_truth(model, scenes, tmp_path) -> None:
         ablate(model, scenes, {'DHR': {}}, tmp_path, PROPAGATION)
 
 
-def test_files(model, scenes_with_base, scenes_root, tmp_path) -> None:
+def test_figures_and_folder_names(model, scenes_with_base, scenes_root) -> None:
     assert folder_name('sqrt_area, rho 0.1 (a/b)') == 'sqrt_area_rho_0.1_a_b'
     found = ablate(model, scenes_with_base(), {'DHR': {}}, scenes_root / 'SegmentationClass',
                    PROPAGATION, every=6)
-    save_scores(tmp_path / 'new' / 'a.json', found, dict(seed=3))
-    read = json.loads((tmp_path / 'new' / 'a.json').read_text())
-    assert read['note'] == dict(seed=3) and list(read['rows']) == [BASE, 'DHR']
-    assert read['rows']['DHR']['final']['all'] == found['DHR'][1].all.as_dict()
+    read = json.loads(json.dumps(figures_of(found)))
+    assert list(read) == [BASE, 'DHR']
+    assert read['DHR']['final']['all'] == found['DHR'][1].all.as_dict()

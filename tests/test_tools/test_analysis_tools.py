@@ -96,8 +96,9 @@ def test_components(analyse, prepared, capsys) -> None:
     assert analyse('ablation', '--out', 'out', '--masks', 'masks', '--rows', 'WSS',
                    'seeds + USS + WSS (DHR)', 'control: nearest USS centroid, no OT') == 0
     found = figures('out/ablation.json')
-    assert found['note']['seed'] == 0 and found['note']['propagation']['type'] == 'DHRPropagation'
-    rows = found['rows']
+    settings = found['settings']
+    assert settings['seed'] == 0 and settings['propagation']['type'] == 'DHRPropagation'
+    rows = found['figures']
     assert list(rows)[0] == 'M_base' and len(rows) == 4
     base = rows['M_base']['final']['all']['miou']
     assert base == pytest.approx(scores_of(prepared.work_dir / 'base_masks', prepared.truth))
@@ -112,9 +113,17 @@ def test_components(analyse, prepared, capsys) -> None:
 
 def test_tau(analyse) -> None:
     assert analyse('ablation', '--tables', 'tau', '--every', '3', '--out', 'out') == 0
-    rows = figures('out/ablation.json')['rows']
+    rows = figures('out/ablation.json')['figures']
     assert len(rows) == 1 + 2 + 11 and rows['tau 0.5']['final']['all']['images'] == 2
     assert Image.open('out/tau.png').size[0] > 100
+
+
+def test_marginals_and_readings(analyse) -> None:
+    assert analyse('ablation', '--tables', 'components', 'marginals', 'readings',
+                   '--predicted-shares', '--every', '6', '--out', 'out') == 0
+    rows = figures('out/ablation.json')['figures']
+    assert {'M_base', 'oracle: true shares', 'predicted shares', 'PAMR', 'raw plan'} <= set(rows)
+    assert len(rows) == 1 + 2 + 8 + 12 + 9 + 2
 
 
 def test_unknown_row(analyse, capsys) -> None:
@@ -125,10 +134,10 @@ def test_unknown_row(analyse, capsys) -> None:
 
 def test_label_probe(analyse, prepared, capsys) -> None:
     assert analyse('label_probe', prepared.work_dir / 'base_masks', '--seeds', '0', '--iters', '2',
-                   '--out', 'probe.json', '--predict', 'predicted') == 0
-    found = figures('probe.json')
-    assert list(found['miou']) == [str(prepared.work_dir / 'base_masks'), str(prepared.truth)]
-    assert all(0 <= value <= 100 for values in found['miou'].values() for value in values)
+                   '--out', 'out', '--predict', 'predicted') == 0
+    found = figures('out/label_probe.json')['figures']
+    assert list(found) == [str(prepared.work_dir / 'base_masks'), str(prepared.truth)]
+    assert all(0 <= value <= 100 for values in found.values() for value in values)
     for image_id in IDS:
         tagged = set(np.unique(read_mask(prepared.truth / f'{image_id}.png'))) | {0}
         mask = read_mask(Path('predicted') / f'{image_id}.png')
@@ -142,9 +151,9 @@ def test_uss_choice(analyse, prepared, capsys) -> None:
     assert analyse('ablation', '--out', 'out', '--rows', 'control: nearest USS centroid, no OT',
                    'seeds + USS + WSS (DHR)') == 0
     one, two = (figures('out/uss_choice.json')['figures'][name] for name in ('one', 'two'))
-    configured = figures('out/ablation.json')['rows']
+    configured = figures('out/ablation.json')['figures']
     for ours, theirs in (('DHR', 'seeds + USS + WSS (DHR)'), ('M_base', 'M_base')):
-        assert one[ours][1] == configured[theirs]['final']  # `one` is what the config names
+        assert one[ours] == configured[theirs]  # `one` is what the config names
     assert one['M_base'] == two['M_base'] and one['DHR'] != two['DHR']
     output = capsys.readouterr().out
     assert output.count('\nM_base ') == 2  # a line in each of the two tables

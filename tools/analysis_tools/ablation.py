@@ -15,7 +15,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, save_scores
+from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, figures_of
+from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.evaluation import Scores
 from mmseg_dhr.utils import UserError
@@ -117,15 +118,13 @@ def run(args: argparse.Namespace, config: Config) -> tuple[str, dict[str, tuple[
     dataset = build_dataset(config)
     model = build_model(config, args.checkpoint)
     rows = rows_of(args.tables, args.predicted_shares, args.rows)
-    truth = Path(dataset.dataset.data_root or '.') / config.score_masks
-    scores = ablate(model, dataset, rows, truth, config.model.propagation, args.every,
-                    args.batch_size, args.masks)
+    scores = ablate(model, dataset, rows, truth_folder(config, dataset), config.model.propagation,
+                    args.every, args.batch_size, args.masks)
     count = next(iter(scores.values()))[0]
     caption = (f'Pseudo-labels of {count.all.images} training images ({count.multi.images} with '
-               f'two or more classes), online (single scale), {Path(args.checkpoint).name}, seed '
-               f'{config.randomness.seed}; R_C on a grid of '
-               f'{config.model.propagation.get("stride", 4)} px, that of M_base at full '
-               'resolution; counts of lost classes with R_C')
+               'two or more classes), online (single scale); R_C on a grid of '
+               f'{config.model.propagation.get("stride", 4)} px, that of M_base as it was made; '
+               'counts of lost classes with R_C')
     return caption, scores
 
 
@@ -135,16 +134,13 @@ def main() -> None:
         config = config_from(args)
         out = Path(args.out or Path(config.work_dir) / 'ablation')
         caption, scores = run(args, config)
-        note = dict(config=args.config, checkpoint=args.checkpoint, every=args.every,
-                    seed=config.randomness.seed, propagation=config.model.propagation.to_dict(),
-                    data_root=str(config.get('data_root')))
-        save_scores(out / 'ablation.json', scores, note)
+        settings = settings_of(config, checkpoint=args.checkpoint, every=args.every)
         if 'tau' in args.tables:
             _plot_tau(out / 'tau.png', scores)
         table = [table_row(name, *pair) for name, pair in scores.items()]
-        text = f'{caption}\n{format_table(HEADER, table)}'
-        (out / 'ablation.txt').write_text(text + '\n')
-        print(f'\n{text}\n\nAll figures: {out / "ablation.json"}')
+        text = f'{caption}\n{settings_text(settings)}\n{format_table(HEADER, table)}'
+        path = write_result(out, 'ablation', text, settings, figures_of(scores))
+        print(f'\n{text}\n\nAll figures: {path}')
 
 
 def _plot_tau(path: Path, scores: dict[str, tuple[Scores, Scores]]) -> None:

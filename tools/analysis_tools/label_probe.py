@@ -7,7 +7,6 @@ says holds for a segmentor whose encoder is not trained further.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from mmseg_dhr.apis import list_photos, read_rgb
+from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.apis.label_probe import (
     FrozenFeatures,
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
                         help="write the head's own masks of the training images (tags and "
                         'background only) after the first folder and seed: the base of a weak '
                         'student, in which many classes have vanished')
-    parser.add_argument('--out', help='JSON file (default: WORK_DIR/label_probe.json)')
+    parser.add_argument('--out', help='folder of the table (default: WORK_DIR)')
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -61,10 +61,9 @@ def probe(args: argparse.Namespace, config: Any) -> dict[str, list[float]]:
     test_set = DATASETS.build(config.test_dataloader.dataset)
     train = collect_features(model, list_photos(dataset), settings, 'training features')
     test = collect_features(model, untagged_photos(test_set), settings, 'test features')
-    root = Path(dataset.dataset.data_root or '.')
     folders = [Path(folder) for folder in args.masks]
     if not args.no_truth:
-        folders.append(root / config.score_masks)
+        folders.append(truth_folder(config, dataset))
     test_truth = Path(test_set.data_prefix['seg_map_path'])
     classes, background = model.cam_head.num_classes, model.cam_head.background_index
     found: dict[str, list[float]] = {}
@@ -96,15 +95,13 @@ def main() -> None:
     with friendly_errors(args.debug):
         config = config_from(args)
         found = probe(args, config)
-        out = Path(args.out or Path(config.work_dir) / 'label_probe.json')
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(dict(checkpoint=args.checkpoint, seeds=args.seeds,
-                                       iters=args.iters, miou=found), indent=1))
         table = [(Path(name).name, f'{statistics.mean(values):.1f}',
                   f'{max(values) - min(values):.1f}', ' '.join(f'{v:.1f}' for v in values))
                  for name, values in found.items()]
-        print(f'\nHead on frozen features of {args.checkpoint}, {args.iters} iterations\n'
-              f'{format_table(HEADER, table)}\n\nFigures: {out}')
+        settings = settings_of(config, checkpoint=args.checkpoint, iters=args.iters)
+        text = f'Head on frozen features; {settings_text(settings)}\n{format_table(HEADER, table)}'
+        path = write_result(args.out or config.work_dir, 'label_probe', text, settings, found)
+        print(f'\n{text}\n\nFigures: {path}')
 
 
 if __name__ == '__main__':

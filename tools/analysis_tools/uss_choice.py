@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate
+from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, figures_of
 from mmseg_dhr.apis.analysis import (
     change_transforms,
     settings_of,
@@ -112,8 +112,7 @@ def main() -> None:
         text = (f'Pseudo-labels of {count.all.images} training images ({count.multi.images} with '
                 f'two or more classes); {settings_text(settings)}\n'
                 f'{format_table(HEADER, table_rows(found))}')
-        figures = {name: {row: [dict(all=s.all.as_dict(), multi=s.multi.as_dict()) for s in pair]
-                          for row, pair in scores.items()} for name, scores in found.items()}
+        figures = {name: figures_of(scores) for name, scores in found.items()}
         path = write_result(args.out or Path(config.work_dir) / 'uss_choice', 'uss_choice', text,
                             settings, figures)
         print(f'\n{text}\n\nFigures: {path}')
