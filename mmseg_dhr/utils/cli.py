@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -62,12 +63,21 @@ def prepare_cpu_launch(cfg: Config) -> None:
         return
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+        atexit.register(_leave_process_group)
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel', broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
     # A synchronised batch norm refuses CPU tensors.
     _replace_type(cfg.model, 'SyncBN', 'BN')
+
+
+def _leave_process_group() -> None:
+    # Threads of gloo that still run when the interpreter is torn down can abort the process.
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _replace_type(value: Any, old: str, new: str) -> None:
