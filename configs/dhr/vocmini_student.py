@@ -13,7 +13,7 @@ train_dataloader = dict(
                 dict(type='PackTaggedInputs')
             ])))
 model = dict(uss_encoder=None, propagation=None)
-custom_hooks = [dict(type='RecursiveLearningHook')]
+custom_hooks = [dict(type='RecursiveLearningHook', warmup_iters=0)]
 max_iters = 840
 param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
