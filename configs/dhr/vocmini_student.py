@@ -7,7 +7,7 @@ train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             pipeline=[
-                dict(type='LoadImageFromFile', imdecode_backend='pillow'),
+                _base_.load_image,
                 dict(type='LoadPseudoMask', mask_dir=labels_dir, num_classes=21),
                 dict(type='TrackGeometry', transforms=_base_.augmentation),
                 dict(type='PackTaggedInputs')

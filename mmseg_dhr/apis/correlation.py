@@ -63,6 +63,7 @@ class _Sums:
         self.count = 0
 
     def add(self, uss: Pooled, linked: Tensor) -> None:
+        """Count the pairs of a batch; ``linked`` (B, C, C) says which exceed τ."""
         together = (uss.class_mask[:, :, None] & uss.class_mask[:, None]).float()
         for store, value in zip(self.pairs, (
                 torch.ones_like(together), class_correlation(uss),
@@ -76,6 +77,7 @@ class _Sums:
         self.count += len(uss.area)
 
     def result(self) -> Correlations:
+        """Means over images, and the correlation of centroids over all images."""
         images, raw, centred, linked = self.pairs.cpu()
         nothing = images == 0
         means = [(m / images).masked_fill(nothing, torch.nan) for m in (raw, centred, linked)]

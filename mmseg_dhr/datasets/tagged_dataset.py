@@ -147,6 +147,7 @@ class TaggedDataset(Dataset):
 
 
 def build_wrapped(config: Mapping[str, Any]) -> BaseDataset:
+    """Build the data set that is wrapped; a missing folder or list becomes a clear error."""
     try:
         dataset = DATASETS.build(config)
         dataset.full_init()
@@ -193,6 +194,7 @@ def _nearest(path: str) -> str:
 
 
 def check_images(dataset: BaseDataset, ids: Sequence[str], paths: Sequence[str]) -> None:
+    """Refuse an empty data set, an id that occurs twice and an image that is not there."""
     if not paths:
         raise ValueError(f'{type(dataset).__name__}: the data set has no image.')
     if len(set(ids)) < len(ids):

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmseg_dhr.apis.analysis import truth_folder
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.apis.report import STAGE_NAMES, example_pictures, pick_examples, stage_report
 from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
@@ -62,7 +63,7 @@ def collect(config: Config, checkpoint: Path, stride: int | None, examples: int,
             batch_size: int) -> tuple[dict[str, MaskScores], list[tuple[str, dict]]]:
     """Scores by row name, and the pictures of some images."""
     dataset = build_dataset(config)
-    truth_dir = Path(dataset.dataset.data_root or '.') / config.score_masks
+    truth_dir = truth_folder(config, dataset)
     chosen = pick_examples(dataset, examples)
     keep = [photo.img_id for photo in chosen]
     rows: dict[str, MaskScores] = {}
