@@ -14,7 +14,11 @@ train_dataloader = dict(
             ])))
 model = dict(uss_encoder=None, propagation=None)
 custom_hooks = [dict(type='RecursiveLearningHook', warmup_iters=0)]
-max_iters = 840
+# A fresh head has few steps to learn in, a warmed-up encoder little to change.
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4),
+    paramwise_cfg=dict(custom_keys={'decode_head': dict(lr_mult=30.)}))
+max_iters = 400
 param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
 ]

@@ -7,7 +7,7 @@ from .class_pooling import (
     class_similarity,
     majority_vote,
 )
-from .dense_crf import DenseCRFParams, dense_crf
+from .dense_crf import CRF_BACKENDS, DenseCRFParams, dense_crf, dense_crf_batch
 from .geometry import AxisAffine, sample_features
 from .optimal_transport import PLANS, min_max_normalize, sinkhorn, transport_scores
 from .pamr import pamr
@@ -28,10 +28,12 @@ from .rebalancing import (
 )
 
 __all__ = [
-    'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine', 'DenseCRFParams', 'Pooled',
+    'CRF_BACKENDS', 'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine', 'DenseCRFParams',
+    'Pooled',
     'TransportSettings', 'add_background', 'average_similarity', 'class_area_fractions',
     'class_average_pool', 'class_correlation', 'class_marginal', 'class_similarity',
-    'correlation_groups', 'dense_crf', 'fuse_cams', 'integrate_seeds', 'labels_from_scores',
+    'correlation_groups', 'dense_crf', 'dense_crf_batch', 'fuse_cams', 'integrate_seeds',
+    'labels_from_scores',
     'majority_vote', 'min_max_normalize', 'normalize_cam', 'pamr', 'pooled_similarity',
     'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
     'transport_scores'

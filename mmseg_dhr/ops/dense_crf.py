@@ -1,68 +1,181 @@
-"""Fully connected CRF (Krähenbühl & Koltun, 2011), the boundary correction R_C of DHR."""
+"""Fully connected CRF (Krähenbühl & Koltun, 2011), the boundary correction R_C of DHR.
+
+The appearance kernel is summed on a permutohedral lattice (Adams et al., 2010). Three backends
+share the model:
+
+- ``numba``: compiled for the CPU, threads over images or inside one.
+- ``torch``: any device, a batch of images at once.
+- ``pydensecrf``: the reference, one thread.
+"""
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-__all__ = ['DenseCRFParams', 'dense_crf']
+from .crf.params import DenseCRFParams
 
+__all__ = ['CRF_BACKENDS', 'DenseCRFParams', 'dense_crf', 'dense_crf_batch']
 
-class DenseCRFParams(NamedTuple):
-    """Settings of the CRF; the defaults are those of DHR's training and test.
+CRF_BACKENDS = ('auto', 'numba', 'torch', 'pydensecrf')
 
-    Attributes:
-        iterations: Mean-field steps. 0 returns the input.
-        gaussian_sxy: Standard deviation of the smoothness kernel, pixels.
-        gaussian_compat: Its weight.
-        bilateral_sxy: Standard deviation of the appearance kernel, pixels.
-        bilateral_srgb: Standard deviation in colour, grey levels 0..255.
-        bilateral_compat: Its weight.
-    """
-    iterations: int = 10
-    gaussian_sxy: float = 1.0
-    gaussian_compat: float = 3.0
-    bilateral_sxy: float = 67.0
-    bilateral_srgb: float = 3.0
-    bilateral_compat: float = 4.0
-
-    def at_stride(self, stride: float) -> DenseCRFParams:
-        """The same CRF on an image that was shrunk by ``stride``: the wide kernel shrinks with
-        it, the smoothness kernel stays at one pixel of the grid it works on."""
-        return self._replace(bilateral_sxy=self.bilateral_sxy / stride)
+# Images of one pass of the torch backend hold at most so many pixels: about 200 bytes each
+_MAX_PIXELS = 1 << 22
 
 
-def dense_crf(image: np.ndarray, probs: np.ndarray,
-              params: DenseCRFParams = DenseCRFParams()) -> np.ndarray:
-    """Refine class probabilities with the colours of the image.
+def dense_crf(image: np.ndarray, probs: np.ndarray, params: DenseCRFParams = DenseCRFParams(),
+              backend: str = 'auto', threads: int = 1) -> np.ndarray:
+    """Refine the class probabilities of one image with its colours.
 
     Args:
         image (np.ndarray): uint8 (H, W, 3), RGB.
         probs (np.ndarray): Float (C, H, W), non-negative; normalised over classes here. Bring only
             the classes that the image shows: the cost is linear in C.
         params (DenseCRFParams): Settings.
+        backend (str): See :func:`dense_crf_batch`. Defaults to 'auto'.
+        threads (int): Threads of the numba backend. Defaults to 1.
 
     Returns:
         np.ndarray: Float32 (C, H, W), sums to 1 over classes; with fewer than two classes the
         input, normalised.
 
     Raises:
-        ValueError: If the shapes or the image's type do not fit.
-        ImportError: If ``pydensecrf`` is not installed.
+        ValueError: If the shapes or the image's type do not fit, or a setting is out of range.
+        ImportError: If the backend is not installed.
     """
     _check(image, probs)
     classes, height, width = probs.shape
-    scores = np.nan_to_num(np.asarray(probs, np.float32)).clip(1e-5)
-    scores = scores / scores.sum(0, keepdims=True)
-    if classes < 2 or params.iterations == 0 or height * width == 0:
+    if classes == 0:
+        return np.zeros(probs.shape, np.float32)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return dense_crf_batch(pixels[None], torch.from_numpy(np.asarray(probs, np.float32))[None],
+                           torch.ones(1, classes, dtype=torch.bool), [(height, width)], params,
+                           backend, threads)[0].numpy()
+
+
+def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
+                    sizes: Sequence[tuple[int, int]], params: DenseCRFParams = DenseCRFParams(),
+                    backend: str = 'auto', threads: int = 1) -> Tensor:
+    """Refine the class scores of a batch of images with their colours.
+
+    Args:
+        images (Tensor): RGB 0..255, (B, 3, H, W).
+        scores (Tensor): (B, C, H, W), non-negative; normalised over the used classes here. NaN
+            counts as 0.
+        class_mask (Tensor): Bool (B, C); only these channels enter.
+        sizes (Sequence[tuple]): (height, width) of each image's valid part, from the top left.
+        params (DenseCRFParams): Settings.
+        backend (str): 'numba', 'torch' or 'pydensecrf'. Defaults to 'auto': torch for tensors that
+            are not on the CPU, else the first of numba, pydensecrf and torch that is installed.
+        threads (int): Threads of the numba backend: over images where there are enough, else
+            inside each. Defaults to 1.
+
+    Returns:
+        Tensor: Float32 (B, C, H, W) on the device of ``scores``, sums to 1 over the used classes;
+        0 outside the valid part and the used channels. An image with fewer than two classes is
+        only normalised.
+
+    Raises:
+        ValueError: If a setting is out of range.
+        ImportError: If the backend is not installed.
+    """
+    backend = _choose_backend(backend, scores.device.type)
+    if params.downscale > 1:
+        return _downscaled(images, scores, class_mask, sizes, params, backend, threads)
+    scores = _normalize(scores, class_mask, sizes)
+    if params.iterations == 0:
         return scores
-    crf = _densecrf_class()(width, height, classes)
-    crf.setUnaryEnergy(np.ascontiguousarray(-np.log(scores).reshape(classes, -1)))
-    crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-    crf.addPairwiseBilateral(sxy=params.bilateral_sxy, srgb=params.bilateral_srgb,
-                             rgbim=np.ascontiguousarray(image), compat=params.bilateral_compat)
-    refined = crf.inference(params.iterations)
-    return np.asarray(refined, np.float32).reshape(classes, height, width)
+    used = class_mask.cpu()
+    todo = [i for i, (height, width) in enumerate(sizes)
+            if height * width and used[i].sum() > 1]
+    if backend == 'torch':
+        height, width = scores.shape[-2:]
+        step = max(1, _MAX_PIXELS // (height * width))
+        for part in (todo[i:i + step] for i in range(0, len(todo), step)):
+            scores[part] = _torch(images[part], scores[part], class_mask[part],
+                                  [sizes[i] for i in part], params)
+        return scores
+    rgb = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    refined = scores.cpu().numpy()  # the same memory if it is on the CPU
+    places = [(i, np.flatnonzero(used[i].numpy()), slice(sizes[i][0]), slice(sizes[i][1]))
+              for i in todo]
+    jobs = [(rgb[i, rows, columns], np.ascontiguousarray(refined[i, channels, rows, columns]))
+            for i, channels, rows, columns in places]
+    results = _numba(jobs, params, threads) if backend == 'numba' else _pydensecrf(jobs, params)
+    for place, result in zip(places, results, strict=True):
+        refined[place] = result
+    return torch.from_numpy(refined).to(scores.device)
+
+
+Job = tuple[np.ndarray, np.ndarray]
+
+
+def _numba(jobs: list[Job], params: DenseCRFParams, threads: int) -> list[np.ndarray]:
+    from .crf.numba_backend import Threads, mean_field
+    with Threads(threads) as pool:
+        if len(jobs) >= threads:
+            return pool.each(mean_field, [(*job, params, Threads()) for job in jobs])
+        return [mean_field(*job, params, pool) for job in jobs]
+
+
+def _pydensecrf(jobs: list[Job], params: DenseCRFParams) -> list[np.ndarray]:
+    from .crf.pydensecrf_backend import mean_field
+    return [mean_field(*job, params) for job in jobs]
+
+
+def _torch(images: Tensor, scores: Tensor, class_mask: Tensor, sizes: list[tuple[int, int]],
+           params: DenseCRFParams) -> Tensor:
+    from .crf.torch_backend import mean_field
+    with torch.autocast(scores.device.type, enabled=False):
+        images = images.to(scores.device).round().clamp(0, 255)
+        return mean_field(images, scores, class_mask.to(scores.device), sizes, params)
+
+
+def _choose_backend(backend: str, device: str) -> str:
+    if backend not in CRF_BACKENDS:
+        raise ValueError(f'Expected backend to be one of {CRF_BACKENDS}, but got {backend!r}.')
+    if backend == 'auto':
+        if device != 'cpu':
+            return 'torch'
+        return next((name for name in ('numba', 'pydensecrf') if find_spec(name)), 'torch')
+    if backend != 'torch' and not find_spec(backend):
+        package = 'pydensecrf2' if backend == 'pydensecrf' else backend
+        raise ImportError(f'The dense CRF was asked for its {backend} backend, which is not '
+                          f"installed: `pip install {package}`, or set `backend='auto'`.")
+    return backend
+
+
+def _normalize(scores: Tensor, class_mask: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Positive, sums to 1 over the used classes; 0 elsewhere and in the padding."""
+    used = class_mask.to(scores.device)[:, :, None, None]
+    probs = torch.nan_to_num(scores.float()).clamp_min(1e-5) * used
+    probs = probs / probs.sum(1, keepdim=True).clamp_min(1e-12)
+    for one, (height, width) in zip(probs, sizes, strict=True):
+        one[:, height:] = 0
+        one[:, :, width:] = 0
+    return probs
+
+
+def _downscaled(images: Tensor, scores: Tensor, class_mask: Tensor,
+                sizes: Sequence[tuple[int, int]], params: DenseCRFParams, backend: str,
+                threads: int) -> Tensor:
+    """The CRF on a coarser grid; its result scaled up. Each image on its own: sizes differ."""
+    factor = params.downscale
+    coarse = params.at_stride(factor)._replace(downscale=1)
+    refined = torch.zeros_like(scores, dtype=torch.float32)
+    for i, (height, width) in enumerate(sizes):
+        part = (slice(i, i + 1), slice(None), slice(height), slice(width))
+        small = -(-height // factor), -(-width // factor)
+        pixels, probs = (F.interpolate(maps[part].float(), small, mode='area')
+                         for maps in (images, scores))
+        probs = dense_crf_batch(pixels, probs, class_mask[i:i + 1], [small], coarse, backend,
+                                threads)
+        refined[part] = F.interpolate(probs, (height, width), mode='bilinear')
+    return refined
 
 
 def _check(image: np.ndarray, probs: np.ndarray) -> None:
@@ -72,12 +185,3 @@ def _check(image: np.ndarray, probs: np.ndarray) -> None:
     if probs.ndim != 3 or probs.shape[1:] != image.shape[:2]:
         raise ValueError(f'Expected probs of shape (C, {image.shape[0]}, {image.shape[1]}), '
                          f'but got {probs.shape}.')
-
-
-def _densecrf_class() -> type:
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-    except ImportError as error:
-        raise ImportError('The dense CRF needs pydensecrf: `pip install pydensecrf2` (or '
-                          'pydensecrf), or set `crf=None` in the config.') from error
-    return DenseCRF2D

@@ -247,23 +247,28 @@ class TestPAMR:
 
 class TestDenseCRF:
 
-    def test_processes_give_the_same(self) -> None:
+    def test_threads_give_the_same(self) -> None:
         images = torch.randint(0, 255, (3, 3, 9, 11)).float()
         scores = torch.rand(3, 2, 9, 11)
         used = torch.tensor([[True, True], [True, False], [True, True]])
         sizes = [(9, 11), (5, 5), (7, 11)]
-        alone, shared = DenseCRF(iterations=2), DenseCRF(workers=1, iterations=2)
-        expected = alone(images, scores, used, sizes)
-        assert torch.equal(shared(images, scores, used, sizes), expected)
+        expected = DenseCRF(threads=1, iterations=2)(images, scores, used, sizes)
+        for threads in (2, 5):  # over the images, inside each
+            shared = DenseCRF(threads=threads, iterations=2)
+            assert torch.equal(shared(images, scores, used, sizes), expected)
         assert expected[1, :, 5:].abs().max() == 0 and expected[1, 1].abs().max() == 0
 
     def test_copies_and_pickles(self) -> None:
-        refiner = DenseCRF(workers=1)
+        refiner = DenseCRF(threads=2)
         assert copy.deepcopy(refiner).params == pickle.loads(pickle.dumps(refiner)).params
 
     def test_unknown_setting(self) -> None:
         with pytest.raises(ValueError, match='sxy'):
             DenseCRF(sxy=3)
+        with pytest.raises(ValueError, match="got 'cuda'"):
+            DenseCRF(backend='cuda')
+        with pytest.raises(ValueError, match='at least one thread'):
+            DenseCRF(threads=0)
 
 
 def test_valid_mask_by_hand() -> None:

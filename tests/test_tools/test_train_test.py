@@ -41,13 +41,13 @@ def test_train_then_test(run_tool, write_config, voc_dir, capfd):
 ])
 def test_tta_and_crf(trained, run_tool, voc_dir, monkeypatch, flags, crf_runs):
     calls = []
-    monkeypatch.setattr('mmseg_dhr.models.segmentors.tta.dense_crf',
-                        lambda image, probs, params: calls.append(image.shape) or probs)
+    monkeypatch.setattr('mmseg_dhr.models.DenseCRF.__call__',
+                        lambda self, images, scores, *_: calls.append(images.shape) or scores)
     # Random logits spread evenly: no class may be dropped, or there is nothing to refine.
     code = run_tool('test', *trained, '--data-root', voc_dir, *flags, '--out', 'masks',
                     '--cfg-options', 'tta_model.min_score=0.0')
     assert code == 0
-    assert calls == [(40, 56, 3)] * crf_runs
+    assert calls == [(1, 3, 40, 56)] * crf_runs
     assert len(os.listdir('masks')) == 2
 
 

@@ -147,7 +147,7 @@ main() {
   run 'mmseg_dhr, editable' 'See the output above.' pip_install --no-deps --no-build-isolation -e .
   # Not mmseg_dhr itself: a mistake in its code is no reason to start over.
   run 'check that the libraries import' 'See the output above.' \
-    "$VENV/bin/python" -c 'import mmengine, mmcv, ot, pydensecrf.densecrf, timm'
+    "$VENV/bin/python" -c 'import mmengine, mmcv, numba, ot, pydensecrf.densecrf, timm'
   echo "$wanted" >"$STAMP"
 }
 

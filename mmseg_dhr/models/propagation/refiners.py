@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ...ops import DenseCRFParams, dense_crf, pamr
+from ...ops import CRF_BACKENDS, DenseCRFParams, dense_crf_batch, pamr
 
 
 @MODELS.register_module()
@@ -20,21 +17,28 @@ class DenseCRF:
     coarser the appearance kernel shrinks with it.
 
     Args:
-        workers (int): Processes that share a batch's images. Defaults to 0, this process alone.
+        backend (str): 'numba', 'torch' or 'pydensecrf'; see
+            :func:`mmseg_dhr.ops.dense_crf_batch`. Defaults to 'auto'.
+        threads (int, optional): Threads of the numba backend. Defaults to None, as many as
+            PyTorch uses (``OMP_NUM_THREADS``).
         **params: Fields of :class:`mmseg_dhr.ops.DenseCRFParams`.
 
     Raises:
-        ValueError: If a setting is unknown.
+        ValueError: If a setting is unknown or out of range.
     """
 
-    def __init__(self, workers: int = 0, **params: float) -> None:
+    def __init__(self, backend: str = 'auto', threads: int | None = None, **params: float) -> None:
         unknown = set(params) - set(DenseCRFParams._fields)
         if unknown:
             raise ValueError(f'Expected DenseCRF settings among {DenseCRFParams._fields}, '
                              f'but got {sorted(unknown)}.')
+        if backend not in CRF_BACKENDS:
+            raise ValueError(f'Expected backend to be one of {CRF_BACKENDS}, but got {backend!r}.')
+        if threads is not None and threads < 1:
+            raise ValueError(f'Expected at least one thread, but got {threads}.')
         self.params = DenseCRFParams(**params)  # type: ignore[arg-type]
-        self.workers = workers
-        self._executor: ProcessPoolExecutor | None = None
+        self.backend = backend
+        self.threads = threads
 
     def __repr__(self) -> str:
         return f'DenseCRF{tuple(self.params)}'
@@ -52,33 +56,12 @@ class DenseCRF:
 
         Returns:
             Tensor: (B, C, h, w); 0 outside the valid part and the used channels.
+
+        Raises:
+            ImportError: If the backend is not installed.
         """
-        params = self.params.at_stride(stride)
-        rgb = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        probs = scores.float().cpu().numpy()
-        used = class_mask.cpu().numpy()
-        refined = np.zeros_like(probs)
-        jobs, places = [], []
-        for i, (height, width) in enumerate(sizes):
-            channels = np.flatnonzero(used[i])
-            if len(channels):
-                jobs.append((rgb[i, :height, :width], probs[i, channels, :height, :width], params))
-                places.append((i, channels, slice(height), slice(width)))
-        for place, result in zip(places, self._run(jobs), strict=True):
-            refined[place] = result
-        return torch.from_numpy(refined).to(scores.device)
-
-    def _run(self, jobs: list[tuple]) -> list[np.ndarray]:
-        if self.workers < 1 or len(jobs) < 2:
-            return [dense_crf(*job) for job in jobs]
-        if self._executor is None:
-            # spawn: forking a process that runs threads or a GPU is not safe
-            self._executor = ProcessPoolExecutor(
-                self.workers, mp_context=multiprocessing.get_context('spawn'))
-        return list(self._executor.map(dense_crf, *zip(*jobs, strict=True)))
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_executor': None}  # processes cannot be copied
+        return dense_crf_batch(images, scores, class_mask, sizes, self.params.at_stride(stride),
+                               self.backend, self.threads or torch.get_num_threads())
 
 
 @MODELS.register_module()

@@ -14,7 +14,6 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from ...ops import dense_crf
 from ...utils import UserError
 from ..propagation.refiners import DenseCRF
 
@@ -30,9 +29,8 @@ class CRFTTAModel(SegTTAModel):
     Args:
         min_score (float): A class whose probability is at most this everywhere in the image is
             dropped. The most probable class always stays. Defaults to 0.05.
-        crf (dict, optional): Settings of the CRF on the original image, fields of
-            :class:`mmseg_dhr.ops.DenseCRFParams`; ``dict()`` takes their defaults. None leaves the
-            CRF out. Defaults to None.
+        crf (dict, optional): Arguments of :class:`DenseCRF`, which sees the original image;
+            ``dict()`` takes their defaults. None leaves the CRF out. Defaults to None.
         **kwargs: Arguments of ``mmengine.model.BaseTTAModel``, ``module`` above all.
 
     Raises:
@@ -48,7 +46,7 @@ class CRFTTAModel(SegTTAModel):
             raise UserError('CRFTTAModel expects one output channel per class, but the segmentor '
                             f'has out_channels={self.module.out_channels}. Use SegTTAModel.')
         self.min_score = min_score
-        self.crf = None if crf is None else DenseCRF(**crf).params
+        self.crf = None if crf is None else DenseCRF(**crf)
 
     def merge_preds(self, data_samples_list: Sequence[SampleList]) -> SampleList:
         """Merge the predictions of all augmentations of each image.
@@ -71,9 +69,10 @@ class CRFTTAModel(SegTTAModel):
         kept = kept_classes(probs, self.min_score)
         scores = probs[kept]
         if self.crf is not None and len(kept) > 1:
-            image = _read_image(merged, scores.shape[-2:])
-            refined = dense_crf(image, (scores / scores.sum(0)).cpu().numpy(), self.crf)
-            scores = torch.from_numpy(refined).to(probs)
+            height, width = scores.shape[-2:]
+            image = _read_image(merged, (height, width))
+            everything = torch.ones(1, len(kept), dtype=torch.bool)
+            scores = self.crf(image[None], scores[None], everything, [(height, width)])[0]
         result = torch.zeros_like(probs)
         result[kept] = scores
         # The argmax over kept classes alone, so that a pixel of zeros cannot fall to a dropped one.
@@ -106,8 +105,8 @@ def _mean_softmax(logits: Sequence[Tensor]) -> Tensor:
     return total / len(logits)
 
 
-def _read_image(sample: SegDataSample, size: Sequence[int]) -> np.ndarray:
-    """The original image, uint8 RGB (H, W, 3).
+def _read_image(sample: SegDataSample, size: Sequence[int]) -> Tensor:
+    """The original image, uint8 RGB (3, H, W).
 
     Raises:
         UserError: If the sample does not name an image, or that cannot be read or has another size.
@@ -126,4 +125,4 @@ def _read_image(sample: SegDataSample, size: Sequence[int]) -> np.ndarray:
     if image.shape[:2] != tuple(size):
         raise UserError(f'{path}: expected an image of (height, width) = {tuple(size)} like its '
                         f'prediction, but it has {image.shape[:2]}.')
-    return image
+    return torch.from_numpy(image).permute(2, 0, 1)
