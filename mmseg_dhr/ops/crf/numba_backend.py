@@ -13,10 +13,10 @@ from .params import DenseCRFParams
 
 __all__ = ['BilateralFilter', 'GaussianFilter', 'Threads', 'mean_field']
 
-# Channels that one pass over the lattice takes: more do not stay in the cache.
-_WIDTHS = (2, 1)
+# Channels that one pass over the lattice takes, unless there is but one
+_LANES = 4
 # Pixels whose channels one update holds in the cache
-_BLOCK = 1 << 14
+_BLOCK = 1 << 12
 
 
 class Threads:
@@ -75,7 +75,7 @@ class BilateralFilter:
         ordered = np.concatenate([part[0] for part in parts])
         order = np.concatenate([part[1] + start
                                 for part, start in zip(parts, self.starts[:-1], strict=True)])
-        self.values = np.empty((self.starts[-1], _WIDTHS[0]), np.float32)
+        self._values = np.empty(self.starts[-1] * _LANES, np.float32)
         self.chains = threads.each(
             self._link, [(ordered, order.astype(np.int32), step) for step in lattice.steps])
 
@@ -100,28 +100,30 @@ class BilateralFilter:
         return [part for part in np.split(chains, cuts) if part.size]
 
     def __call__(self, maps: np.ndarray, out: np.ndarray) -> None:
-        """Filter float32 ``maps`` (C, N) into ``out`` of the same shape."""
-        done = 0
-        for width in _WIDTHS:
-            while len(maps) - done >= width:
-                self._filter(maps[done:done + width], out[done:done + width])
-                done += width
+        """Filter float32 ``maps`` (N, C), C = 1 or a multiple of 4, into ``out`` likewise.
 
-    def _filter(self, maps: np.ndarray, out: np.ndarray) -> None:
-        lanes = (0, ) * len(maps)
-        values = self.values.reshape(-1)[:self.starts[-1] * len(maps)].reshape(-1, len(maps))
+        A constant map comes out larger by the gain of the blur.
+        """
+        lanes = (0, ) * min(_LANES, maps.shape[1])
+        for channel in range(0, maps.shape[1], _LANES):
+            self._filter(maps, out, channel, lanes)
+
+    def _filter(self, maps: np.ndarray, out: np.ndarray, channel: int,
+                lanes: tuple[int, ...]) -> None:
+        values = self._values[:self.starts[-1] * len(lanes)].reshape(-1, len(lanes))
         each = self.threads.each
-        each(self._splat, [(r, maps, values, lanes) for r in range(DIRECTIONS)])
+        each(self._splat, [(r, maps, channel, values, lanes) for r in range(DIRECTIONS)])
         for chains in self.chains:
             each(kernels.blur_chains, [(part, values, lanes) for part in chains])
-        each(kernels.slice_pixels, [(self.vertex, self.weights, values, start, stop, out, lanes)
-                                    for start, stop in self.threads.ranges(maps.shape[1])])
+        each(kernels.slice_pixels,
+             [(self.vertex, self.weights, values, start, stop, out, channel, lanes)
+              for start, stop in self.threads.ranges(len(maps))])
 
-    def _splat(self, remainder: int, maps: np.ndarray, values: np.ndarray,
+    def _splat(self, remainder: int, maps: np.ndarray, channel: int, values: np.ndarray,
                lanes: tuple[int, ...]) -> None:
         values[self.starts[remainder]:self.starts[remainder + 1]] = 0
-        kernels.splat_remainder(self.vertex[remainder], self.weights[remainder], maps, values,
-                                lanes)
+        kernels.splat_pixels(self.vertex[remainder], self.weights[remainder], maps, channel,
+                             values, lanes)
 
 
 class GaussianFilter:
@@ -136,34 +138,14 @@ class GaussianFilter:
 
     def __init__(self, height: int, width: int, sxy: float, threads: Threads) -> None:
         self.size = height, width
-        self.taps = gaussian_taps(sxy)
+        self.taps = tuple(gaussian_taps(sxy))
         self.threads = threads
 
     def __call__(self, maps: np.ndarray, out: np.ndarray) -> None:
         """Filter float32 ``maps`` (C, N) into ``out`` of the same shape."""
         maps, out = maps.reshape(-1, *self.size), out.reshape(-1, *self.size)
-        between = np.empty_like(maps)
-        for kernel, source, target in ((kernels.convolve_columns, maps, between),
-                                       (kernels.convolve_rows, between, out)):
-            self.threads.each(kernel, [(source, self.taps, start, stop, target)
-                                       for start, stop in self.threads.ranges(self.size[0])])
-
-
-Filter = Callable[[np.ndarray, np.ndarray], None]
-
-
-class _Kernel:
-    """One pairwise term: a filter, normalised symmetrically, and its weight."""
-
-    def __init__(self, filtered: Filter, pixels: int, weight: float) -> None:
-        self.filter = filtered
-        ones, total = np.ones((1, pixels), np.float32), np.empty((1, pixels), np.float32)
-        filtered(ones, total)
-        self.norm = 1 / np.sqrt(total + 1e-20)
-        filtered(self.norm, total)
-        self.weight = weight * self.norm
-        # What all classes together send to a pixel never changes, so one need not be filtered.
-        self.everything = self.weight * total
+        self.threads.each(kernels.convolve, [(maps, self.taps, start, stop, out) for start, stop
+                                             in self.threads.ranges(self.size[0])])
 
 
 def mean_field(image: np.ndarray, scores: np.ndarray, params: DenseCRFParams,
@@ -180,32 +162,33 @@ def mean_field(image: np.ndarray, scores: np.ndarray, params: DenseCRFParams,
         np.ndarray: Float32 (C, H, W).
     """
     classes, height, width = scores.shape
-    probs = scores.reshape(classes, -1).copy()
+    pixels = height * width
+    near = GaussianFilter(height, width, params.gaussian_sxy, threads)
+    alike = BilateralFilter(image, params, threads)
+    weights = np.float32(params.gaussian_compat), np.float32(params.bilateral_compat)
+    norms, everything = np.empty((2, 2, pixels), np.float32)
+    for row, filtered in enumerate((near, alike)):
+        shape = (1, pixels) if filtered is near else (pixels, 1)
+        norm, total = norms[row].reshape(shape), everything[row].reshape(shape)
+        filtered(np.ones(shape, np.float32), norm)
+        norm[:] = 1 / np.sqrt(norm + 1e-20)
+        filtered(norm, total)
+    # What all classes together send to a pixel never changes, so one of them is not filtered.
+    everything = weights[0] * norms[0] * everything[0] + weights[1] * norms[1] * everything[1]
+    probs = scores.reshape(classes, pixels)
     unary = np.log(probs)
-    terms = [_Kernel(GaussianFilter(height, width, params.gaussian_sxy, threads), height * width,
-                     params.gaussian_compat),
-             _Kernel(BilateralFilter(image, params, threads), height * width,
-                     params.bilateral_compat)]
-    messages = np.empty((2, classes - 1, height * width), np.float32)
-    sent = np.empty_like(messages[0])
-    blocks = [(unary, terms, messages, probs, slice(start, start + _BLOCK))
-              for start in range(0, height * width, _BLOCK)]
-    for _ in range(params.iterations):
-        for term, message in zip(terms, messages, strict=True):
-            np.multiply(probs[:-1], term.norm, out=sent)
-            term.filter(sent, message)
-        threads.each(_update, blocks)
-    return probs.reshape(scores.shape)
-
-
-def _update(unary: np.ndarray, terms: Sequence[_Kernel], messages: np.ndarray, probs: np.ndarray,
-            part: slice) -> None:
-    """Softmax of the unary scores and the messages for some pixels."""
-    logits = unary[:, part].copy()
-    for term, message in zip(terms, messages, strict=True):
-        weighted = term.weight[:, part] * message[:, part]
-        logits[:-1] += weighted
-        logits[-1:] += term.everything[:, part] - weighted.sum(0, keepdims=True)
-    logits -= logits.max(0, keepdims=True)
-    np.exp(logits, out=logits)
-    np.divide(logits, logits.sum(0, keepdims=True), out=probs[:, part])
+    # The convolution wants an image a class, the lattice a row a pixel.
+    channels = 1 if classes == 2 else -(-(classes - 1) // _LANES) * _LANES
+    sent = probs[:-1] * norms[0], np.zeros((pixels, channels), np.float32)
+    sent[1][:, :classes - 1] = (probs[:-1] * norms[1]).T
+    messages = np.empty_like(sent[0]), np.zeros_like(sent[1])
+    refined = np.empty_like(probs)
+    for left in reversed(range(params.iterations)):
+        near(sent[0], messages[0])
+        alike(sent[1], messages[1])
+        sent, messages = messages, sent
+        out = refined[:, :0 if left else pixels]
+        threads.each(kernels.update_probs,
+                     [(unary, sent, norms, weights, everything, start, min(start + _BLOCK, pixels),
+                       out) for start in range(0, pixels, _BLOCK)])
+    return refined.reshape(scores.shape)

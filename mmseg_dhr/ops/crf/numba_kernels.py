@@ -10,16 +10,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .lattice import DIM, DIRECTIONS, GAIN
+from .lattice import DIM, DIRECTIONS
+from .numba_vectors import add_row, copy_row, gather_rows
 
-__all__ = ['blur_chains', 'convolve_columns', 'convolve_rows', 'embed_pixels', 'find_vertices',
-           'link_chains', 'slice_pixels', 'splat_remainder']
+__all__ = ['blur_chains', 'convolve', 'embed_pixels', 'find_vertices', 'link_chains',
+           'slice_pixels', 'splat_pixels', 'update_probs']
 
 _EMPTY = np.int64(-1)
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys
 _DOWN = np.float32(1 / DIRECTIONS)
 _HALF = np.float32(0.5)
-_GAIN = np.float32(GAIN)
+_ALL = (0, ) * DIRECTIONS
+_LOG2_E = np.float32(1.4426950408889634)
+_SMALLEST = np.float32(-120)  # 2^-120 is nothing
+_ROUND = np.float32(1.5 * 2**23)
+_ONE_BITS = 127 << 23  # of 1.0
+# 2^f for f in [-0.5, 0.5]
+_C0, _C1, _C2, _C3, _C4, _C5, _C6 = np.polynomial.Chebyshev.interpolate(
+    np.exp2, 6, domain=(-0.5, 0.5)).convert(kind=np.polynomial.Polynomial).coef.astype(np.float32)
 # Without the interpreter's lock, so that threads run in parallel; compiled once a machine.
 _jit = njit(nogil=True, cache=True)
 
@@ -59,20 +67,16 @@ def embed_pixels(image: np.ndarray, width: int, scales: np.ndarray, strides: np.
             base[i] = rounded * DIRECTIONS
             excess += rounded
             rank[i] = 0
-        for i in range(DIM):
+        for i in range(DIM):  # no branches: which way they go is chance
             for j in range(i + 1, DIRECTIONS):
-                if place[i] - base[i] < place[j] - base[j]:
-                    rank[i] += 1
-                else:
-                    rank[j] += 1
+                smaller = np.int64(place[i] - base[i] < place[j] - base[j])
+                rank[i] += smaller
+                rank[j] += 1 - smaller
         for i in range(DIRECTIONS):  # back onto the plane where rounding left it
             rank[i] += excess
-            if rank[i] < 0:
-                rank[i] += DIRECTIONS
-                base[i] += DIRECTIONS
-            elif rank[i] > DIM:
-                rank[i] -= DIRECTIONS
-                base[i] -= DIRECTIONS
+            turn = DIRECTIONS * (np.int64(rank[i] < 0) - np.int64(rank[i] > DIM))
+            rank[i] += turn
+            base[i] += turn
         for i in range(DIRECTIONS + 1):
             bary[i] = 0
         for i in range(DIRECTIONS):
@@ -171,45 +175,43 @@ def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: i
     return used
 
 
-# `lanes` is a tuple whose length, the number of channels, the compiler knows and unrolls.
+# `lanes` is a tuple whose length the compiler knows: how many channels a call takes. Pixels and
+# vertices are rows, so that these channels are neighbours: one vector operation for all of them.
 
 
 @_jit
-def splat_remainder(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, values: np.ndarray,
-                    lanes: tuple) -> None:
+def splat_pixels(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, channel: int,
+                 values: np.ndarray, lanes: tuple) -> None:
     """Add pixels to their vertices of one remainder.
 
     Args:
         vertex: int32 (N,).
         weights: Float32 (N,).
-        maps: Float32 (C, N).
-        values: Float32 (M, C), set to 0 for the vertices of this remainder before.
-        lanes: Tuple of C elements.
+        maps: Float32 (N, C).
+        channel: The first of the channels that are taken.
+        values: Float32 (M, len(lanes)), 0 before at the vertices of this remainder.
+        lanes: Tuple.
     """
     for i in range(vertex.size):
-        for c in range(len(lanes)):
-            values[vertex[i], c] += weights[i] * maps[c, i]
+        add_row(values, vertex[i], 0, weights[i], maps, i, channel, lanes)
 
 
 @_jit
 def slice_pixels(vertex: np.ndarray, weights: np.ndarray, values: np.ndarray, start: int,
-                 stop: int, out: np.ndarray, lanes: tuple) -> None:
-    """Read the pixels ``start:stop`` back from all their vertices.
+                 stop: int, maps: np.ndarray, channel: int, lanes: tuple) -> None:
+    """Read the pixels ``start:stop`` back from all their vertices, without the blur's gain.
 
     Args:
         vertex: int32 (6, N).
         weights: Float32 (6, N).
-        values: Float32 (M, C).
+        values: Float32 (M, len(lanes)).
         start, stop: Range of pixels.
-        out: Filled, float32 (C, N).
-        lanes: Tuple of C elements.
+        maps: Filled, float32 (N, C).
+        channel: The first of the channels that are filled.
+        lanes: Tuple.
     """
     for i in range(start, stop):
-        for c in range(len(lanes)):
-            total = np.float32(0)
-            for r in range(DIRECTIONS):
-                total += weights[r, i] * values[vertex[r, i], c]
-            out[c, i] = total * _GAIN
+        gather_rows(maps, i, channel, _ALL, weights, vertex, values, lanes)
 
 
 @_jit
@@ -218,62 +220,130 @@ def blur_chains(chains: np.ndarray, values: np.ndarray, lanes: tuple) -> None:
 
     Args:
         chains: int32 (L,) of :func:`link_chains`, whole chains.
-        values: Float32 (M, C).
-        lanes: Tuple of C elements.
+        values: Float32 (M, len(lanes)).
+        lanes: Tuple.
     """
-    before = np.empty(len(lanes), np.float32)
+    old = np.empty((2, len(lanes)), np.float32)  # of this vertex and of the one before it
+    this = 0
     i = 0
     while i < chains.size:
         vertex = chains[i]
-        before[:] = 0
+        old[1 - this] = 0
         while vertex >= 0:
             i += 1
             following = chains[i]
             ahead = ~following if following < 0 else following
-            for c in range(len(lanes)):
-                value = values[vertex, c]
-                values[vertex, c] = value + _HALF * (before[c] + values[ahead, c])
-                before[c] = value
+            copy_row(old, this, values, vertex, lanes)
+            this = 1 - this
+            add_row(values, vertex, 0, _HALF, old, this, 0, lanes)
+            add_row(values, vertex, 0, _HALF, values, ahead, 0, lanes)
             vertex = following
-        for c in range(len(lanes)):
-            values[~vertex, c] += _HALF * before[c]
+        add_row(values, ~vertex, 0, _HALF, old, 1 - this, 0, lanes)
         i += 1
 
 
 @_jit
-def convolve_columns(maps: np.ndarray, taps: np.ndarray, start: int, stop: int,
-                     out: np.ndarray) -> None:
-    """Convolve along y; outside the image there is nothing.
+def convolve(maps: np.ndarray, taps: tuple, start: int, stop: int, out: np.ndarray) -> None:
+    """Separable convolution; outside the image there is nothing.
 
     Args:
         maps: Float32 (C, H, W).
-        taps: Float32 (R + 1,): the symmetric kernel from its centre on.
+        taps: Tuple of R + 1 float32: the symmetric kernel from its centre on.
         start, stop: Range of rows of the result.
         out: Filled, float32 (C, H, W).
     """
-    height = maps.shape[1]
-    for c in range(maps.shape[0]):
+    channels, height, width = maps.shape
+    reach = len(taps) - 1
+    nothing = np.zeros(width, np.float32)
+    padded = np.zeros(width + 2 * reach, np.float32)
+    for c in range(channels):
         for y in range(start, stop):
-            row = out[c, y]
-            row[:] = 0
-            for near in range(max(0, y - taps.size + 1), min(height, y + taps.size)):
-                tap, source = taps[abs(near - y)], maps[c, near]
-                for x in range(row.size):
-                    row[x] += tap * source[x]
+            padded[reach:reach + width] = maps[c, y] * taps[0]
+            for k in range(1, len(taps)):
+                above = maps[c, y - k] if y >= k else nothing
+                below = maps[c, y + k] if y + k < height else nothing
+                for x in range(width):
+                    padded[reach + x] += taps[k] * (above[x] + below[x])
+            for x in range(width):
+                total = taps[0] * padded[reach + x]
+                for k in range(1, len(taps)):
+                    total += taps[k] * (padded[reach + x - k] + padded[reach + x + k])
+                out[c, y, x] = total
 
 
 @_jit
-def convolve_rows(maps: np.ndarray, taps: np.ndarray, start: int, stop: int,
-                  out: np.ndarray) -> None:
-    """Convolve along x; see :func:`convolve_columns`."""
-    width = maps.shape[2]
-    for c in range(maps.shape[0]):
-        for y in range(start, stop):
-            row, source = out[c, y], maps[c, y]
-            for x in range(width):
-                row[x] = taps[0] * source[x]
-            for k in range(1, min(taps.size, width)):
-                for x in range(width - k):
-                    row[x] += taps[k] * source[x + k]
-                for x in range(k, width):
-                    row[x] += taps[k] * source[x - k]
+def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights: tuple,
+                 everything: np.ndarray, start: int, stop: int, probs: np.ndarray) -> None:
+    """Softmax over classes of unary scores and messages, for the pixels ``start:stop``.
+
+    The last class gets what all classes together send, less what the others send. All waits for
+    memory here, so the probabilities, times the norms, take the place of the messages.
+
+    Args:
+        unary: Float32 (C, N), log probabilities.
+        messages: Of the smoothness kernel (C - 1, N) and of the appearance kernel
+            (N, at least C - 1). Overwritten by what is filtered next.
+        norms: Float32 (2, N), the normalisation of the kernels.
+        weights: Their two weights, float32.
+        everything: Float32 (N,): the messages of all classes, weighted.
+        start, stop: Range of pixels.
+        probs: Filled, float32 (C, N). May be empty, then it is not.
+    """
+    classes = unary.shape[0]
+    size = stop - start
+    logits = unary[:, start:stop].copy()
+    near, alike = norms[0, start:stop], norms[1, start:stop]
+    last = logits[classes - 1]
+    last += everything[start:stop]
+    # Small loops over few arrays: those the compiler turns into vector operations.
+    turned = np.empty((classes - 1, size), np.float32)
+    for i in range(size):
+        for c in range(classes - 1):
+            turned[c, i] = messages[1][start + i, c]
+    for c in range(classes - 1):
+        message, row = turned[c], messages[0][c, start:stop]
+        for i in range(size):
+            message[i] *= weights[1] * alike[i]
+        for i in range(size):
+            message[i] += weights[0] * near[i] * row[i]
+        logits[c] += message
+        last -= message
+    top = last.copy()
+    for c in range(classes - 1):
+        np.maximum(top, logits[c], top)
+    total = np.zeros(size, np.float32)
+    for c in range(classes):
+        _exponential(logits[c], top)
+        total += logits[c]
+    for c in range(classes):
+        logits[c] /= total
+    if probs.size:
+        probs[:, start:stop] = logits
+    for c in range(classes - 1):
+        row, out, other = logits[c], messages[0][c, start:stop], turned[c]
+        for i in range(size):
+            out[i] = row[i] * near[i]
+        for i in range(size):
+            other[i] = row[i] * alike[i]
+    for i in range(size):
+        for c in range(classes - 1):
+            messages[1][start + i, c] = turned[c, i]
+
+
+@_jit
+def _exponential(row: np.ndarray, top: np.ndarray) -> None:
+    """``row = exp(row - top)`` for row <= top, in a form that becomes vector operations."""
+    rounded = np.empty(row.size, np.float32)
+    bits = rounded.view(np.int32)
+    for i in range(row.size):
+        # exp(x) = 2^n 2^f: adding 1.5 * 2^23 leaves n in the last bits
+        power = max((row[i] - top[i]) * _LOG2_E, _SMALLEST)
+        rounded[i] = power + _ROUND
+        row[i] = power - (rounded[i] - _ROUND)
+    for i in range(row.size):
+        bits[i] = (bits[i] << 23) + _ONE_BITS  # 2^n: n into the exponent
+    for i in range(row.size):
+        f = row[i]
+        value = _C4 + f * (_C5 + f * _C6)
+        value = _C1 + f * (_C2 + f * (_C3 + f * value))
+        row[i] = (_C0 + f * value) * rounded[i]
