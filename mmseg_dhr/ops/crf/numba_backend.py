@@ -167,12 +167,8 @@ def mean_field(image: np.ndarray, scores: np.ndarray, params: DenseCRFParams,
     alike = BilateralFilter(image, params, threads)
     weights = np.float32(params.gaussian_compat), np.float32(params.bilateral_compat)
     norms, everything = np.empty((2, 2, pixels), np.float32)
-    for row, filtered in enumerate((near, alike)):
-        shape = (1, pixels) if filtered is near else (pixels, 1)
-        norm, total = norms[row].reshape(shape), everything[row].reshape(shape)
-        filtered(np.ones(shape, np.float32), norm)
-        norm[:] = 1 / np.sqrt(norm + 1e-20)
-        filtered(norm, total)
+    _normalize(near, norms[0, None], everything[0, None])
+    _normalize(alike, norms[1, :, None], everything[1, :, None])
     # What all classes together send to a pixel never changes, so one of them is not filtered.
     everything = weights[0] * norms[0] * everything[0] + weights[1] * norms[1] * everything[1]
     probs = scores.reshape(classes, pixels)
@@ -192,3 +188,11 @@ def mean_field(image: np.ndarray, scores: np.ndarray, params: DenseCRFParams,
                      [(unary, sent, norms, weights, everything, start, min(start + _BLOCK, pixels),
                        out) for start in range(0, pixels, _BLOCK)])
     return refined.reshape(scores.shape)
+
+
+def _normalize(filtered: Callable[[np.ndarray, np.ndarray], None], norm: np.ndarray,
+               total: np.ndarray) -> None:
+    """Fill ``norm`` with that of a kernel, ``total`` with what it makes of the norm."""
+    filtered(np.ones_like(norm), norm)
+    norm[:] = 1 / np.sqrt(norm + 1e-20)
+    filtered(norm, total)

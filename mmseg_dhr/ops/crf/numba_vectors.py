@@ -1,4 +1,4 @@
-"""A few neighbouring float32 as one vector of the processor: numba does not make them of scalars."""
+"""Neighbouring float32 as one vector of the processor: numba does not make them of scalars."""
 from __future__ import annotations
 
 from typing import Any
