@@ -110,7 +110,8 @@ class DHRPropagation:
         transport (bool): False leaves every optimal transport out; with a single step that is the
             control *nearest centroid*. Defaults to True.
         reg (float): λ of the optimal transport (Eq. 2). Defaults to 0.1.
-        num_iters (int): Sinkhorn updates. Defaults to 50.
+        num_iters (int, optional): Stop the transport after so many of Sinkhorn's updates.
+            Defaults to None, converged.
         plan (str): 'min_max' or 'raw'; see :func:`mmseg_dhr.ops.transport_scores`. Defaults to
             'min_max'.
         marginal (str): Class masses of Steps 2 and 3; see
@@ -153,7 +154,7 @@ class DHRPropagation:
                  steps: Sequence[str] = STEPS,
                  transport: bool = True,
                  reg: float = 0.1,
-                 num_iters: int = 50,
+                 num_iters: int | None = None,
                  plan: str = 'min_max',
                  marginal: str = 'sqrt_area',
                  share_floor: float = 0.0,
