@@ -74,7 +74,7 @@ def small_config(repo_root, scenes) -> Callable[..., Config]:
             'train_dataloader.batch_size': 4,
             'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False,
             'val_dataloader.num_workers': 0, 'val_dataloader.persistent_workers': False,
-            'custom_hooks.1.warmup_iters': WARMUP, 'custom_hooks.1.base_masks.workers': 0,
+            'custom_hooks.1.warmup_iters': WARMUP,
             'param_scheduler.0.end': ITERATIONS,
             'train_cfg.max_iters': ITERATIONS, 'train_cfg.val_interval': ITERATIONS,
             'default_hooks.checkpoint.interval': 1, 'default_hooks.checkpoint.max_keep_ckpts': 9,

@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import write_uss_features
 from mmseg_dhr.apis.build import build_dataset, build_model
@@ -16,6 +20,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scales', type=float, nargs='+', default=[1.0],
                         help='factors on the image size (default: %(default)s)')
     parser.add_argument('--flip', action='store_true', help='add mirrored views')
+    parser.add_argument('--batch-size', type=int, default=1,
+                        help='images of one size that go through the network together '
+                        '(default: %(default)s)')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -28,7 +35,7 @@ def main() -> None:
         if model.uss_encoder is None:
             raise UserError('The config has no `model.uss_encoder`.')
         write_uss_features(model.uss_encoder, build_dataset(config), args.out_dir, args.scales,
-                           args.flip, args.overwrite)
+                           args.flip, args.overwrite, args.batch_size)
 
 
 if __name__ == '__main__':

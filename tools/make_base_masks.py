@@ -2,10 +2,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import BaseMaskSettings, write_base_masks
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.process import keep_freed_memory
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,13 +27,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--background-power', type=float,
                         help='exponent of (1 - max CAM), instead of the constant')
     parser.add_argument('--no-crf', action='store_true', help='argmax of the CAMs as they are')
-    parser.add_argument('--workers', type=int, default=1, help='CRF processes (default: 1)')
+    parser.add_argument('--threads', type=int, default=1,
+                        help='CRF threads beside the network (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=1,
+                        help='images of one size that go through the network together '
+                        '(default: %(default)s)')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    keep_freed_memory()
     with friendly_errors(args.debug):
         config = config_from(args)
         head = config.model.cam_head
@@ -37,7 +47,8 @@ def main() -> None:
                                     None if args.no_crf else {}, head.get('background_index', 0))
         model = None if args.cams else build_model(config, args.checkpoint)
         write_base_masks(build_dataset(config), args.out_dir, settings, model, args.cams,
-                         args.scales, not args.no_flip, args.workers, args.overwrite)
+                         args.scales, not args.no_flip, args.threads, args.overwrite,
+                         args.batch_size)
 
 
 if __name__ == '__main__':

@@ -2,10 +2,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import write_cams
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.process import keep_freed_memory
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,17 +21,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scales', type=float, nargs='+', default=[0.5, 1.0, 1.5, 2.0],
                         help='factors on the image size (default: %(default)s)')
     parser.add_argument('--no-flip', action='store_true', help='do not add mirrored views')
+    parser.add_argument('--batch-size', type=int, default=1,
+                        help='images of one size that go through the network together '
+                        '(default: %(default)s)')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    keep_freed_memory()
     with friendly_errors(args.debug):
         config = config_from(args)
         model = build_model(config, args.checkpoint)
         write_cams(model, build_dataset(config), args.out_dir, args.scales, not args.no_flip,
-                   args.overwrite)
+                   args.overwrite, args.batch_size)
 
 
 if __name__ == '__main__':

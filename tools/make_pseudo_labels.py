@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import write_pseudo_labels
 from mmseg_dhr.apis.build import build_dataset, build_model
@@ -15,7 +19,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out_dir', help='folder for {image id}.png')
     parser.add_argument('--stride', type=int, default=1,
                         help='grid of the boundary correction in pixels (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=4, help='(default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=4,
+                        help='images of one size that go through the network together '
+                        '(default: %(default)s)')
     add_common_arguments(parser)
     return parser.parse_args()
 

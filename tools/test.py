@@ -5,7 +5,12 @@ import argparse
 import os
 import sys
 
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmseg_dhr.evaluation import MaskWriterHook, TestProgressHook
@@ -23,6 +28,7 @@ from mmseg_dhr.utils.cli import (
     config_from,
     prepare_cpu_launch,
 )
+from mmseg_dhr.utils.throughput import Throughput
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +79,21 @@ def enable_tta(cfg: Config, crf: bool | None) -> None:
     cfg.model = dict(**tta_model, module=cfg.model)
 
 
+class ThroughputHook(Hook):
+    """Says at the end how fast the test was and how much memory it took."""
+
+    priority = 'VERY_LOW'  # after the table
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Start the clock."""
+        self.clock = Throughput()
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Log the line."""
+        images = len(runner.test_dataloader.dataset)
+        print_log(self.clock.line('Test', images), logger='current')
+
+
 def drop_training_parts(cfg: Config) -> None:
     """Leave out what only a training needs, so that a test needs no file of theirs."""
     if cfg.model.type == 'DualEncoderSegmentor':
@@ -114,6 +135,7 @@ def main() -> None:
         runner = Runner.from_cfg(cfg)
         check_checkpoint(runner.model, args.checkpoint)
         runner.register_hook(TestProgressHook())
+        runner.register_hook(ThroughputHook())
         if args.out:
             runner.register_hook(MaskWriterHook(args.out))
         with naming_broken_files(cfg, ('test', )):

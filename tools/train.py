@@ -4,6 +4,9 @@ from __future__ import annotations
 import argparse
 import os
 
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS

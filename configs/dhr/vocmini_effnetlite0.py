@@ -57,7 +57,7 @@ custom_hooks = [
         type='RecursiveLearningHook',
         warmup_iters=warmup_iters,
         base_masks=dict(
-            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, workers=1))
+            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, threads=1))
 ]
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,10 +1,7 @@
 """M_base from CAMs: a background, boundary correction, argmax."""
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +11,8 @@ import torch.nn.functional as F
 
 from ..formats import Manifest, read_cam, state_fingerprint, write_mask
 from ..ops import DenseCRFParams, add_background, dense_crf
-from .cams import photo_cam
-from .common import Photo, Shard, list_photos, open_shard, read_rgb
+from .cams import multi_scale_cams
+from .common import Photo, Shard, in_background, list_photos, open_shard, read_rgb
 
 __all__ = ['BaseMaskSettings', 'mask_from_cam', 'write_base_masks']
 
@@ -67,8 +64,8 @@ def mask_from_cam(image: np.ndarray, cam: np.ndarray, tags: Sequence[int],
 
 def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettings,
                      model: Any = None, cam_dir: str | Path | None = None,
-                     scales: Sequence[float] = (1.0, ), flip: bool = True, workers: int = 0,
-                     overwrite: bool = False) -> Path:
+                     scales: Sequence[float] = (1.0, ), flip: bool = True, threads: int = 1,
+                     overwrite: bool = False, batch_size: int = 1) -> Path:
     """Write M_base as palette PNG for every image; goes on where it stopped.
 
     Args:
@@ -78,8 +75,9 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
         model (DualEncoderSegmentor, optional): Makes the CAMs on the fly.
         cam_dir (optional): Folder of CAMs that were written before.
         scales, flip: Of the CAMs, with ``model``.
-        workers (int): Processes for the CRF beside this one. Defaults to 0.
+        threads (int): For the CRF, beside this one. Defaults to 1.
         overwrite (bool): Replace files of other settings. Defaults to False.
+        batch_size (int): Images of one size that go through the network together. Defaults to 1.
 
     Returns:
         Path: The folder.
@@ -91,14 +89,14 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
         raise ValueError('Expected exactly one of `model` and `cam_dir`.')
     origin = (dict(scales=list(scales), flip=flip, weights=state_fingerprint(model))
               if model is not None else dict(cams=_origin_of(Path(str(cam_dir)))))
-    shard = open_shard(out_dir, list_photos(dataset),
+    shard = open_shard('base masks', out_dir, list_photos(dataset),
                        dict(kind='base', **origin, **settings._asdict()), '.png', overwrite)
-    if model is not None:
-        model.eval()
-        make = _from_model(model, scales, flip)
-    else:
-        make = _from_folder(Path(str(cam_dir)))
-    _write_all(shard, make, settings, dataset.metainfo['palette'], workers)
+    cams = (_cams_of_folder(shard, Path(str(cam_dir))) if model is None else
+            _cams_of_model(shard, model, scales, flip, batch_size))
+    with in_background(threads) as submit:
+        for photo, cam in cams:
+            submit(_finish_mask, photo, cam, settings, str(shard.output.path(photo.img_id)),
+                   dataset.metainfo['palette'])
     shard.finish()
     return Path(out_dir)
 
@@ -109,47 +107,20 @@ def _origin_of(cam_dir: Path) -> Any:
     return str(cam_dir) if manifest is None else manifest.settings
 
 
-def _from_model(model: Any, scales: Sequence[float], flip: bool) -> Callable[[Photo], np.ndarray]:
-    return lambda photo: photo_cam(model, photo, scales, flip)
+def _cams_of_model(shard: Shard, model: Any, scales: Sequence[float], flip: bool,
+                   batch_size: int) -> Iterator[tuple[Photo, np.ndarray]]:
+    model.eval()
+    for photos, images in shard.images(batch_size):
+        cams = multi_scale_cams(model, images, [photo.tags for photo in photos], scales, flip)
+        for photo, cam in zip(photos, cams, strict=True):
+            yield photo, cam.numpy().astype(np.float16)  # like those of a folder
 
 
-def _from_folder(folder: Path) -> Callable[[Photo], np.ndarray]:
-
-    def read(photo: Photo) -> np.ndarray:
+def _cams_of_folder(shard: Shard, folder: Path) -> Iterator[tuple[Photo, np.ndarray]]:
+    for photo, in shard.batches():
         labels, maps = read_cam(folder / f'{photo.img_id}.npz')
         order = [labels.tolist().index(tag) for tag in photo.tags]
-        return maps[order]
-
-    return read
-
-
-def _write_all(shard: Shard, make: Callable[[Photo], np.ndarray], settings: BaseMaskSettings,
-               palette: Sequence[Sequence[int]], workers: int) -> None:
-    with _pool(workers if shard.photos else 0) as submit:
-        for photo in shard.progress('base masks'):
-            submit(_finish_mask, photo, make(photo), settings, str(shard.output.path(photo.img_id)),
-                   palette)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[..., None]]:
-    """A way to run a function here or in worker processes, a few jobs ahead at most."""
-    if workers < 1:
-        yield lambda function, *args: function(*args)
-        return
-    # spawn: forking a process that runs threads or a GPU is not safe
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        pending: list[Future] = []
-
-        def submit(function: Callable[..., None], *args: Any) -> None:
-            if len(pending) >= 4 * workers:
-                pending.pop(0).result()
-            pending.append(executor.submit(function, *args))
-
-        yield submit
-        for future in pending:
-            future.result()
+        yield photo, maps[order]
 
 
 def _finish_mask(photo: Photo, cam: np.ndarray, settings: BaseMaskSettings, out: str,

@@ -1,19 +1,31 @@
 """Walking over a tagged data set: reading, sharding over ranks, resuming, progress."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from mmengine.dist import barrier, get_dist_info
+from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..formats import OutputFolder, open_output, read_mask
 from ..utils import UserError
+from ..utils.throughput import Throughput
 
-__all__ = ['Photo', 'Shard', 'list_photos', 'open_shard', 'read_rgb', 'read_truth']
+__all__ = [
+    'Photo', 'Shard', 'in_background', 'list_photos', 'of_one_size', 'open_shard', 'read_ahead',
+    'read_rgb', 'read_truth'
+]
+
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
 
 class Photo(NamedTuple):
@@ -33,24 +45,50 @@ class Shard(NamedTuple):
     """This rank's part of an output folder.
 
     Attributes:
+        title: What is made of the images.
         output: The folder, common to all ranks.
         photos: The images whose file this rank still has to make.
+        missing: Files that all ranks together have to make.
+        clock: Started when the folder was opened.
     """
+    title: str
     output: OutputFolder
     photos: Sequence[Photo]
+    missing: int
+    clock: Throughput
 
-    def progress(self, title: str) -> Iterator[Photo]:
-        """Iterate over the photos behind a progress bar (on the first rank)."""
-        done = len(self.output.ids) - len(self.output.remaining)
-        note = f'{title} ({done} of {len(self.output.ids)} are there)' if done else title
-        yield from tqdm(self.photos, desc=note, disable=get_dist_info()[0] != 0, mininterval=1.0)
+    def batches(self, batch_size: int = 1) -> Iterator[list[Photo]]:
+        """Iterate over the photos in batches of one size, behind a progress bar."""
+        with self._bar() as bar:
+            for photos in of_one_size(self.photos, batch_size):
+                yield photos
+                bar.update(len(photos))
+
+    def images(self, batch_size: int = 1) -> Iterator[tuple[list[Photo], np.ndarray]]:
+        """The same with the pixels, uint8 RGB (B, H, W, 3); a thread reads one batch ahead."""
+        batches = of_one_size(self.photos, batch_size)
+        with self._bar() as bar:
+            for photos, pixels in zip(batches, read_ahead(_read_batch, batches), strict=True):
+                yield photos, pixels
+                bar.update(len(photos))
 
     def finish(self) -> None:
-        """Wait for the other ranks and mark the folder as complete."""
+        """Wait for the other ranks, mark the folder as complete and say how fast that was."""
         barrier()
         if get_dist_info()[0] == 0:
             self.output.finish()
+            print_log(self.clock.line(self.title, self.missing, self._skipped), logger='current')
         barrier()
+
+    @property
+    def _skipped(self) -> int:
+        return len(self.output.ids) - self.missing
+
+    def _bar(self) -> tqdm:
+        """A progress bar, on the first rank."""
+        there = f' ({self._skipped} of {len(self.output.ids)} are there)' if self._skipped else ''
+        return tqdm(total=len(self.photos), desc=f'{self.title}{there}',
+                    disable=get_dist_info()[0] != 0, mininterval=1.0)
 
 
 def list_photos(dataset: Any) -> list[Photo]:
@@ -59,14 +97,17 @@ def list_photos(dataset: Any) -> list[Photo]:
     return [Photo(info['img_id'], info['img_path'], tuple(info['image_labels'])) for info in infos]
 
 
-def open_shard(folder: str | Path, photos: Sequence[Photo], settings: Mapping[str, Any],
-               suffix: str, overwrite: bool = False) -> Shard:
+def open_shard(title: str, folder: str | Path, photos: Sequence[Photo],
+               settings: Mapping[str, Any], suffix: str, overwrite: bool = False) -> Shard:
     """Open an output folder; see :func:`mmseg_dhr.formats.open_output`.
+
+    ``title`` says what is made of the images, for the progress bar and the last line.
 
     Raises:
         UserError: If the folder holds files of other settings and ``overwrite`` is off.
     """
     rank, world = get_dist_info()
+    clock = Throughput()
     ids = [photo.img_id for photo in photos]
     if rank == 0:
         try:
@@ -78,7 +119,62 @@ def open_shard(folder: str | Path, photos: Sequence[Photo], settings: Mapping[st
         output = open_output(folder, settings, ids, suffix)
     remaining = set(output.remaining)
     barrier()  # nobody writes before everybody has looked
-    return Shard(output, [p for p in photos[rank::world] if p.img_id in remaining])
+    return Shard(title, output, [p for p in photos[rank::world] if p.img_id in remaining],
+                 len(remaining), clock)
+
+
+def of_one_size(photos: Sequence[Photo], batch_size: int) -> list[list[Photo]]:
+    """Put images of the same size together, ``batch_size`` at most.
+
+    Raises:
+        UserError: If an image is missing or damaged.
+    """
+    if batch_size <= 1:
+        return [[photo] for photo in photos]
+    groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
+    for photo in photos:
+        groups[_image_size(photo.path)].append(photo)
+    return [group[start:start + batch_size] for group in groups.values()
+            for start in range(0, len(group), batch_size)]
+
+
+def read_ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``map(function, items)``; while one result is used, a thread makes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: deque[Future[Result]] = deque()
+        for item in items:
+            coming.append(thread.submit(function, item))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        if coming:
+            yield coming.popleft().result()
+
+
+@contextmanager
+def in_background(threads: int = 1) -> Iterator[Callable[..., None]]:
+    """A way to run functions in threads beside this one.
+
+    What a function raises is raised here: by a later call, or when the block ends; calls that wait
+    are then dropped. At most eight a thread wait; one more waits for the first of them.
+
+    Yields:
+        Callable: Takes a function and its arguments.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future] = deque()
+
+        def submit(function: Callable[..., Any], *args: Any) -> None:
+            while pending and (len(pending) >= 8 * threads or pending[0].done()):
+                pending.popleft().result()
+            pending.append(pool.submit(function, *args))
+
+        try:
+            yield submit
+            for future in pending:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -87,9 +183,27 @@ def read_rgb(path: str | Path) -> np.ndarray:
     Raises:
         UserError: If the file is missing or damaged.
     """
+    with _opened(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+
+
+def _read_batch(photos: Sequence[Photo]) -> np.ndarray:
+    return np.stack([read_rgb(photo.path) for photo in photos])
+
+
+def _image_size(path: str | Path) -> tuple[int, int]:
+    """The size of :func:`read_rgb`'s image, from the file's header."""
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+            yield image
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such image.') from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..formats import state_fingerprint, write_mask
 from ..formats.atomic import atomic_path
 from ..utils import UserError
-from .common import list_photos, open_shard
+from .common import in_background, list_photos, open_shard
 
 __all__ = [
     'SHARES_NAME', 'STAGES', 'collate', 'crop_mask', 'pseudo_label_stages', 'read_shares',
@@ -165,7 +165,7 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
         dataset (TaggedDataset): See :func:`pseudo_label_stages`.
         out_dir: Output folder.
         stride (int): Grid of R_C in pixels; 1 is the finest. Defaults to 1.
-        batch_size (int): Images at a time. Defaults to 1.
+        batch_size (int): Images of one size at a time. Defaults to 1.
         overwrite (bool): Replace files of other settings. Defaults to False.
         note (optional): Distinguishes runs that are otherwise alike, such as rounds.
         past_shares (Mapping, optional): Class shares of an earlier round, by image id.
@@ -186,18 +186,18 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
         average = _ShareAverage(past_shares or {}, share_momentum)
         settings.update(share_momentum=share_momentum, past=state_fingerprint(average.past))
     photos = list_photos(dataset)
-    shard = open_shard(out_dir, photos, settings, '.png', overwrite)
+    shard = open_shard('DHR pseudo-labels', out_dir, photos, settings, '.png', overwrite)
     index_of = {photo.img_id: i for i, photo in enumerate(photos)}
-    wanted = [index_of[photo.img_id] for photo in shard.photos]
-    with model.propagation.at_stride(stride):
-        masks = pseudo_label_stages(model, dataset, wanted, batch_size, average)
-        for photo in shard.progress('DHR pseudo-labels'):
-            index, stages = next(masks)
-            write_mask(shard.output.path(photo.img_id), stages['final'],
+    with model.propagation.at_stride(stride), in_background() as submit:
+        for batch in shard.batches(batch_size):
+            indices = [index_of[photo.img_id] for photo in batch]
+            for index, stages in pseudo_label_stages(model, dataset, indices, batch_size, average):
+                submit(write_mask, shard.output.path(photos[index].img_id), stages['final'],
                        dataset.metainfo['palette'])
     if average is not None:
         rank, world = get_dist_info()
-        done = sorted(set(range(rank, len(photos), world)) - set(wanted))
+        wanted = {index_of[photo.img_id] for photo in shard.photos}
+        done = sorted(set(range(rank, len(photos), world)) - wanted)
         _estimate_shares(model, dataset, done, batch_size, average)
         _write_shares(Path(out_dir), all_gather_object(average.shares))
     shard.finish()

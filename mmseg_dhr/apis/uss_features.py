@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ..formats import state_fingerprint, write_features
 from ..models.uss import multi_scale_features
-from .common import list_photos, open_shard, read_rgb
+from .common import in_background, list_photos, open_shard
 
 __all__ = ['extract_uss_features', 'write_uss_features']
 
 
-@torch.no_grad()
 def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float] = (1.0, ),
                          flip: bool = False) -> Tensor:
     """Features of one image, averaged over scales and flips on the finest grid.
@@ -32,15 +31,21 @@ def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float
     Returns:
         Tensor: Float32 (D, h, w), covering exactly the whole image.
     """
+    return _features(encoder, image[None], scales, flip)[0]
+
+
+@torch.no_grad()
+def _features(encoder: Any, images: np.ndarray, scales: Sequence[float], flip: bool) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, D, h, w)."""
     encoder.eval()
     device = next((b.device for b in encoder.buffers()), torch.device('cpu'))
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float()
-    return multi_scale_features(encoder, pixels, scales, flip)[0]
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous().float()
+    return multi_scale_features(encoder, pixels, scales, flip)
 
 
 def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
                        scales: Sequence[float] = (1.0, ), flip: bool = False,
-                       overwrite: bool = False) -> Path:
+                       overwrite: bool = False, batch_size: int = 1) -> Path:
     """Write ``{id}.safetensors`` (float16) for every image; goes on where it stopped.
 
     Args:
@@ -49,6 +54,7 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
         out_dir: Output folder.
         scales, flip: See :func:`extract_uss_features`.
         overwrite (bool): Replace files of other settings. Defaults to False.
+        batch_size (int): Images of one size that go through the network together. Defaults to 1.
 
     Returns:
         Path: The folder.
@@ -57,10 +63,13 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
         encoder.init_weights()
     settings = dict(kind='uss', scales=list(scales), flip=flip, encoder=type(encoder).__name__,
                     options=_options(encoder), weights=_fingerprint(encoder))
-    shard = open_shard(out_dir, list_photos(dataset), settings, '.safetensors', overwrite)
-    for photo in shard.progress('USS features'):
-        features = extract_uss_features(encoder, read_rgb(photo.path), scales, flip)
-        write_features(shard.output.path(photo.img_id), features)
+    shard = open_shard('USS features', out_dir, list_photos(dataset), settings, '.safetensors',
+                       overwrite)
+    with in_background() as submit:
+        for photos, images in shard.images(batch_size):
+            features = _features(encoder, images, scales, flip)
+            for photo, one in zip(photos, features, strict=True):
+                submit(write_features, shard.output.path(photo.img_id), one)
     shard.finish()
     return Path(out_dir)
 

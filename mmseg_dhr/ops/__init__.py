@@ -11,6 +11,12 @@ from .dense_crf import CRF_BACKENDS, DenseCRFParams, dense_crf, dense_crf_batch
 from .geometry import AxisAffine, sample_features
 from .optimal_transport import PLANS, min_max_normalize, sinkhorn, transport_scores
 from .pamr import pamr
+from .random_walk import (
+    affinity_from_boundary,
+    affinity_from_features,
+    neighbour_offsets,
+    random_walk,
+)
 from .rebalancing import (
     POOLINGS,
     VARIANTS,
@@ -29,12 +35,11 @@ from .rebalancing import (
 
 __all__ = [
     'CRF_BACKENDS', 'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine', 'DenseCRFParams',
-    'Pooled',
-    'TransportSettings', 'add_background', 'average_similarity', 'class_area_fractions',
-    'class_average_pool', 'class_correlation', 'class_marginal', 'class_similarity',
-    'correlation_groups', 'dense_crf', 'dense_crf_batch', 'fuse_cams', 'integrate_seeds',
-    'labels_from_scores',
-    'majority_vote', 'min_max_normalize', 'normalize_cam', 'pamr', 'pooled_similarity',
-    'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
+    'Pooled', 'TransportSettings', 'add_background', 'affinity_from_boundary',
+    'affinity_from_features', 'average_similarity', 'class_area_fractions', 'class_average_pool',
+    'class_correlation', 'class_marginal', 'class_similarity', 'correlation_groups', 'dense_crf',
+    'dense_crf_batch', 'fuse_cams', 'integrate_seeds', 'labels_from_scores', 'majority_vote',
+    'min_max_normalize', 'neighbour_offsets', 'normalize_cam', 'pamr', 'pooled_similarity',
+    'random_walk', 'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
     'transport_scores'
 ]

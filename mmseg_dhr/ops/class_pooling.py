@@ -33,24 +33,30 @@ def class_area_fractions(mask: Tensor, classes: Tensor, class_mask: Tensor,
     if mask.ndim != 3 or classes.ndim != 2 or mask.shape[0] != classes.shape[0]:
         raise ValueError('Expected mask (B, H, W) and classes (B, C), '
                          f'but got {tuple(mask.shape)} and {tuple(classes.shape)}.')
-    one_hot = (mask[:, None] == classes[:, :, None, None]) & class_mask[:, :, None, None]
-    return _area_pool(one_hot.float(), out_size)
+    one_hot = (mask[:, None] == classes[:, :, None, None]).float()  # (B, C, H, W)
+    return _area_pool(one_hot, out_size) * class_mask[:, :, None, None]
 
 
 def _area_pool(maps: Tensor, out_size: Sequence[int]) -> Tensor:
     """Exact box average onto any grid: every cell weighs the pixels it overlaps by area."""
-    rows = _overlap(maps.shape[-2], out_size[0], maps)
-    columns = _overlap(maps.shape[-1], out_size[1], maps)
-    return torch.einsum('hy,bcyx,wx->bchw', rows, maps, columns)
+    height, width = maps.shape[-2:]
+    rows = _overlap(height, out_size[0], maps)
+    columns = _overlap(width, out_size[1], maps)
+    with torch.autocast(maps.device.type, enabled=False):
+        # In this order, the large product copies nothing.
+        return rows @ (maps @ columns.T) / (height * width)
 
 
 def _overlap(size: int, cells: int, like: Tensor) -> Tensor:
-    """Matrix (cells, size): the share of each cell that each pixel covers; rows sum to 1."""
-    edges = torch.linspace(0, size, cells + 1, device=like.device, dtype=torch.float64)
-    pixel = torch.arange(size, device=like.device, dtype=torch.float64)
-    right = torch.minimum(edges[1:, None], pixel + 1)
-    left = torch.maximum(edges[:-1, None], pixel)
-    return ((right - left).clamp_min(0) * cells / size).to(like.dtype)
+    """Matrix (cells, size): how much of each pixel lies in each cell; rows sum to ``size``.
+
+    Measured in parts of a pixel that make both edges whole numbers: sums of one-hot maps are then
+    exact, and equal areas are equal numbers.
+    """
+    cell = torch.arange(cells, device=like.device)[:, None] * size
+    pixel = torch.arange(size, device=like.device) * cells
+    right = torch.minimum(cell + size, pixel + cells)
+    return (right - torch.maximum(cell, pixel)).clamp_min(0).to(like.dtype)
 
 
 def majority_vote(fractions: Tensor) -> Tensor:
@@ -99,9 +105,11 @@ def class_similarity(features: Tensor, centroids: Tensor) -> Tensor:
         centroids (Tensor): (B, C, D); a zero centroid has similarity 0.
 
     Returns:
-        Tensor: Float32 (B, C, h, w) in [0, 1].
+        Tensor: Float32 (B, C, h, w) in [0, 1]; 0 where a feature is not finite.
     """
     with torch.autocast(features.device.type, enabled=False):
-        feats = F.normalize(torch.nan_to_num(features.float()), dim=1)
-        centers = F.normalize(centroids.float(), dim=2)
-        return torch.einsum('bcd,bdhw->bchw', centers, feats).relu()
+        feats = features.float().flatten(2)  # (B, D, N)
+        products = F.normalize(centroids.float(), dim=2) @ feats  # (B, C, N)
+        # Divided by the norm afterwards, the features need not be copied.
+        cosine = products / torch.linalg.vector_norm(feats, dim=1, keepdim=True).clamp_min(1e-12)
+        return torch.nan_to_num(cosine).relu().unflatten(2, features.shape[-2:])

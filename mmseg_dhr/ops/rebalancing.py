@@ -45,13 +45,14 @@ class TransportSettings(NamedTuple):
 
     Attributes:
         reg: λ of Eq. 2.
-        num_iters: Sinkhorn updates.
+        num_iters: Stop after so many Sinkhorn updates; None = converged. See
+            :func:`mmseg_dhr.ops.sinkhorn`.
         relax: ρ of relaxed class masses; None = hard. See :func:`mmseg_dhr.ops.sinkhorn`.
         plan: ``min_max`` or ``raw``; see :func:`mmseg_dhr.ops.transport_scores`.
         enabled: False leaves the transport out: ``f_OT(S)`` becomes 1.
     """
     reg: float = 0.1
-    num_iters: int = 50
+    num_iters: int | None = None
     relax: float | None = None
     plan: str = 'min_max'
     enabled: bool = True
@@ -195,7 +196,8 @@ def class_correlation(uss: Pooled, center: Tensor | None = None) -> Tensor:
     if center is not None:
         centroids = centroids - center.float().to(centroids.device).view(-1, 1, centroids.shape[2])
     unit = F.normalize(centroids, dim=2) * uss.class_mask[:, :, None]
-    return unit @ unit.transpose(1, 2)
+    with torch.autocast(unit.device.type, enabled=False):
+        return unit @ unit.transpose(1, 2)
 
 
 def correlation_groups(correlation: Tensor, tau: float, variant: str) -> Tensor:
@@ -272,12 +274,22 @@ def rebalance_wss(scores: Tensor, wss: Tensor, groups: Tensor, class_mask: Tenso
     inside = pixel_mask.flatten(1)
     maps = min_max_normalize(scores.flatten(2), inside).view(scores.shape)
     wss = min_max_normalize(wss.flatten(2), inside).view(wss.shape)
-    for group in groups.unbind(1):
-        factor = _transport(wss, group, pixel_mask, settings, marginal)
-        factor = factor if settings.enabled else wss
-        maps = torch.where(group[:, :, None, None], factor * maps, maps)
+    maps = maps * _group_factor(wss, groups, pixel_mask, settings, marginal)
     maps = maps * _transport(maps, class_mask, pixel_mask, settings, marginal)
     return min_max_normalize(maps.flatten(2), inside).view(maps.shape)
+
+
+def _group_factor(wss: Tensor, groups: Tensor, pixel_mask: Tensor, settings: TransportSettings,
+                  marginal: Tensor | None) -> Tensor:
+    """Product over the groups of ``f_OT(S_ws[g])``, 1 outside of g; every group is an image."""
+    count = groups.shape[1]
+    each = wss.repeat_interleave(count, 0)  # (B G, C, h, w)
+    if settings.enabled:
+        each = _transport(
+            each, groups.flatten(0, 1), pixel_mask.repeat_interleave(count, 0), settings,
+            None if marginal is None else marginal.repeat_interleave(count, 0))
+    each = each.unflatten(0, (-1, count))  # (B, G, C, h, w)
+    return torch.where(groups[..., None, None], each, 1.0).prod(1)
 
 
 def labels_from_scores(scores: Tensor, classes: Tensor, class_mask: Tensor,

@@ -5,8 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmseg_dhr.apis import cams, list_photos, multi_scale_cam, read_rgb, write_cams
-from mmseg_dhr.formats import read_cam
+from mmseg_dhr.apis import (
+    cams,
+    list_photos,
+    multi_scale_cam,
+    multi_scale_cams,
+    read_rgb,
+    write_cams,
+)
+from mmseg_dhr.formats import Manifest, read_cam
 from mmseg_dhr.utils import UserError
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
@@ -65,6 +72,17 @@ def test_tiny_image(model) -> None:
     assert cam.shape == (1, 1, 1) and cam.isfinite().all()
 
 
+@pytest.mark.parametrize(('scales', 'flip'), [((1.0, ), False), ((0.5, 1.0, 1.5), True)])
+def test_batch_equals_one_by_one(model, scales, flip) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 45, 38, 3), np.uint8)
+    tags = [(2, 5), (), (1, ), (3, 4, 8)]
+    found = multi_scale_cams(model, images, tags, scales, flip)
+    for cam, image, labels in zip(found, images, tags, strict=True):
+        expected = multi_scale_cam(model, image, labels, scales, flip)
+        assert cam.shape == (len(labels), 12, 10)
+        torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-4)
+
+
 class TestWriteCams:
 
     def test_files(self, model, scenes, tmp_path) -> None:
@@ -80,12 +98,32 @@ class TestWriteCams:
         gone = tmp_path / f'{scenes.image_ids[2]}.npz'
         content = read_cam(gone)
         gone.unlink()
-        made, real = [], cams.multi_scale_cam
-        monkeypatch.setattr(cams, 'multi_scale_cam',
+        made, real = [], cams.multi_scale_cams
+        monkeypatch.setattr(cams, 'multi_scale_cams',
                             lambda *args: made.append(1) or real(*args))
         write_cams(model, scenes, tmp_path)
         assert len(made) == 1
         assert np.array_equal(read_cam(gone).maps, content.maps)
+
+    def test_batches(self, build_model, photos, scenes, tmp_path) -> None:
+        """Images of one size, and of three."""
+        for name, dataset, count in (('scenes', scenes, 9), ('photos', photos, 3)):
+            model, folder = build_model(num_classes=count), tmp_path / name
+            write_cams(model, dataset, folder / '1')
+            write_cams(model, dataset, folder / '4', batch_size=4)
+            for photo in list_photos(dataset):
+                one, four = (read_cam(folder / size / f'{photo.img_id}.npz') for size in '14')
+                assert np.array_equal(one.labels, four.labels)
+                np.testing.assert_allclose(four.maps, one.maps, atol=2e-3)  # float16
+
+    def test_an_error_of_the_writer_stops(self, model, scenes, tmp_path, monkeypatch) -> None:
+        def fail(path, *_):
+            raise OSError(f'{path}: disk full')
+
+        monkeypatch.setattr(cams, 'write_cam', fail)
+        with pytest.raises(OSError, match=f'{scenes.image_ids[0]}.npz: disk full'):
+            write_cams(model, scenes, tmp_path)
+        assert not Manifest.load(tmp_path).complete and not list(tmp_path.glob('*.npz'))
 
     def test_other_settings_or_weights(self, model, scenes, tmp_path) -> None:
         write_cams(model, scenes, tmp_path)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +19,17 @@ def shards(folder, monkeypatch, world, settings=None, **options):
     result = []
     for rank in range(world):
         monkeypatch.setattr(common, 'get_dist_info', lambda: (rank, world))
-        result.append(common.open_shard(folder, PHOTOS, settings or {}, '.txt', **options))
+        result.append(common.open_shard('things', folder, PHOTOS, settings or {}, '.txt',
+                                        **options))
     return result
+
+
+@pytest.fixture
+def lines(monkeypatch) -> list[str]:
+    """What is logged."""
+    found: list[str] = []
+    monkeypatch.setattr(common, 'print_log', lambda line, logger: found.append(line))
+    return found
 
 
 def ids(shard):
@@ -41,7 +53,7 @@ def test_ranks_share_the_images(tmp_path, monkeypatch, world, expected) -> None:
     assert [''.join(ids(shard)) for shard in shards(tmp_path, monkeypatch, world)] == expected
 
 
-def test_only_what_is_missing_is_made(tmp_path, monkeypatch) -> None:
+def test_only_what_is_missing_is_made(tmp_path, monkeypatch, lines) -> None:
     shard, = shards(tmp_path, monkeypatch, 1)
     for name in 'ad':
         shard.output.path(name).write_text('')
@@ -49,11 +61,137 @@ def test_only_what_is_missing_is_made(tmp_path, monkeypatch) -> None:
         shard.finish()
     assert [ids(s) for s in shards(tmp_path, monkeypatch, 2)] == [['c', 'e'], ['b']]
     shard, = shards(tmp_path, monkeypatch, 1)
-    for photo in shard.progress('test'):
+    for photo, in shard.batches():
         shard.output.path(photo.img_id).write_text('')
     shard.finish()
+    assert [line.startswith('things: 3 images (2 more were there), ') for line in lines] == [True]
     assert Manifest.load(tmp_path).complete
     assert ids(shards(tmp_path, monkeypatch, 1)[0]) == []
+
+
+def test_last_line_is_of_all_ranks(tmp_path, monkeypatch, lines) -> None:
+    found = shards(tmp_path, monkeypatch, 2)
+    for photo in PHOTOS:
+        found[0].output.path(photo.img_id).write_text('')
+    for rank, shard in enumerate(found):
+        monkeypatch.setattr(common, 'get_dist_info', lambda: (rank, 2))
+        shard.finish()
+    assert [line.startswith('things: 5 images, ') for line in lines] == [True]
+
+
+class TestBatches:
+
+    @pytest.fixture
+    def files(self, tmp_path) -> list[Photo]:
+        """Sizes (height, width) 2x3, 3x2, 2x3, 2x3 as it is turned, 2x3."""
+        photos = []
+        for name, (size, orientation) in dict(
+                a=((3, 2), 1), b=((2, 3), 1), c=((3, 2), 1), d=((2, 3), 6), e=((3, 2), 3)).items():
+            image = Image.new('RGB', size, (ord(name), 0, 0))
+            exif = image.getexif()
+            exif[0x0112] = orientation
+            image.save(tmp_path / f'{name}.png', exif=exif)
+            photos.append(Photo(name, str(tmp_path / f'{name}.png'), ()))
+        return photos
+
+    @pytest.mark.parametrize(('size', 'expected'), [
+        (0, 'a b c d e'), (1, 'a b c d e'), (2, 'ac de b'), (3, 'acd e b'), (9, 'acde b')])
+    def test_of_one_size(self, files, size, expected) -> None:
+        batches = common.of_one_size(files, size)
+        assert [''.join(p.img_id for p in batch) for batch in batches] == expected.split()
+
+    def test_pixels(self, files, tmp_path) -> None:
+        shard = common.open_shard('things', tmp_path / 'out', files, {}, '.txt')
+        found = list(shard.images(3))
+        assert [''.join(p.img_id for p in photos) for photos, _ in found] == ['acd', 'e', 'b']
+        for photos, pixels in found:
+            assert pixels.dtype == np.uint8
+            for photo, image in zip(photos, pixels, strict=True):
+                assert np.array_equal(image, read_rgb(photo.path))
+
+    def test_damaged(self, files, tmp_path) -> None:
+        (tmp_path / 'c.png').write_bytes(b'')
+        shard = common.open_shard('things', tmp_path / 'out', files, {}, '.txt')
+        for size, whole in ((1, ['a', 'b']), (2, [])):
+            seen = []
+            with pytest.raises(UserError, match=r'c\.png: expected a whole image file'):
+                for photos, _ in shard.images(size):
+                    seen += [photo.img_id for photo in photos]
+            assert seen == whole
+
+
+class TestThreads:
+
+    def test_read_ahead(self) -> None:
+        made, used = [], []
+        for number in common.read_ahead(lambda n: made.append(n) or n, range(4)):
+            used.append(number)
+            assert len(made) <= len(used) + 1
+        assert used == made == [0, 1, 2, 3]
+        assert list(common.read_ahead(abs, [])) == []
+
+    def test_next_is_made_while_one_is_used(self) -> None:
+        asked = [threading.Event() for _ in range(3)]
+        for number in common.read_ahead(lambda n: asked[n].set() or n, range(3)):
+            assert all(event.wait(10) for event in asked[:number + 2])
+
+    def test_background_keeps_the_order(self) -> None:
+        done: list[int] = []
+        with common.in_background() as submit:
+            for number in range(50):
+                submit(done.append, number)
+        assert done == list(range(50))
+
+    def test_background_is_not_too_far_behind(self) -> None:
+        release, started = threading.Event(), []
+
+        def work() -> None:
+            started.append(1)
+            release.wait(10)
+
+        def feed() -> None:
+            with common.in_background() as submit:
+                for number in range(12):
+                    submit(work)
+                    fed.append(number)
+
+        fed: list[int] = []
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        feeder.join(0.3)
+        assert fed == list(range(8)) and len(started) == 1  # the ninth call waits
+        release.set()
+        feeder.join(10)
+        assert len(started) == 12
+
+    def test_threads_work_at_the_same_time(self) -> None:
+        meeting = threading.Barrier(3)
+        with common.in_background(3) as submit:
+            for _ in range(3):
+                submit(meeting.wait, 10)
+
+    def test_an_error_drops_what_waits(self) -> None:
+        release, done = threading.Event(), []
+        with pytest.raises(ValueError), common.in_background() as submit:
+            submit(release.wait, 10)
+            submit(done.append, 1)
+            threading.Timer(.2, release.set).start()
+            raise ValueError
+        assert not done
+
+    @pytest.mark.parametrize('late', [False, True])
+    def test_an_error_stops_the_work(self, late) -> None:
+        """Also if nothing is handed over after it."""
+        def fail() -> None:
+            raise UserError('disk full')
+
+        handed = 0
+        with pytest.raises(UserError, match='disk full'), common.in_background() as submit:
+            submit(fail)
+            while not late and handed < 10**6:
+                submit(time.sleep, .001)
+                handed += 1
+        assert handed < 100
 
 
 def test_other_settings(tmp_path, monkeypatch) -> None:

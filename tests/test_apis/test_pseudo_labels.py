@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmseg_dhr.apis import STAGES, list_photos, pseudo_label_stages, write_pseudo_labels
 from mmseg_dhr.apis.pseudo_labels import SHARES_NAME, collate, read_shares
@@ -85,6 +88,22 @@ class TestWritePseudoLabels:
         kept.write_bytes(b'not touched')
         write_pseudo_labels(model, scenes, tmp_path, stride=4, batch_size=2)
         assert files(tmp_path) == {**before, kept.name: b'not touched'}
+
+    def test_batches_of_one_size(self, build_model, photos, tmp_path, monkeypatch) -> None:
+        """Nothing is padded, so that a batch changes no more than the rounding."""
+        model, seen = build_model(num_classes=3), []
+        folder = Path(photos.dataset.data_root) / 'images'
+        Image.open(folder / 'a.png').transpose(Image.Transpose.ROTATE_90).save(folder / 'c.png')
+        Image.open(folder / 'b.png').resize((37, 41)).save(folder / 'b.png')
+        write_pseudo_labels(model, photos, tmp_path / '1')
+        propagate = model.propagate
+        monkeypatch.setattr(model, 'propagate', lambda inputs, *args, **options: seen.append(
+            inputs.shape) or propagate(inputs, *args, **options))
+        write_pseudo_labels(model, photos, tmp_path / '3', batch_size=3)
+        assert seen == [(2, 3, 41, 37), (1, 3, 37, 41)]
+        for name in 'abc':
+            one, three = (read_mask(tmp_path / size / f'{name}.png') for size in '13')
+            assert (one == three).mean() > 0.99
 
     def test_stale_folder(self, model, scenes, tmp_path) -> None:
         write_pseudo_labels(model, scenes, tmp_path, stride=4)

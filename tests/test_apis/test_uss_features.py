@@ -48,6 +48,20 @@ def test_files(scenes, tmp_path) -> None:
         assert torch.equal(stored, expected.half())
 
 
+def test_batches(photos, scenes, tmp_path) -> None:
+    """Images of three sizes, and of one."""
+    encoder = ViTUSS('test_vit')
+    for name, dataset in (('photos', photos), ('scenes', scenes)):
+        for size in (1, 4):
+            write_uss_features(encoder, dataset, tmp_path / name / str(size), flip=True,
+                               batch_size=size)
+        for photo in list_photos(dataset):
+            one, four = (read_features(tmp_path / name / size / f'{photo.img_id}.safetensors')
+                         for size in '14')
+            torch.testing.assert_close(four, one, rtol=2e-3, atol=2e-3)
+            assert one.float().std() > .1
+
+
 @pytest.mark.parametrize('other', [
     lambda: ColorTextureUSS(frequencies=4, stride=8),
     lambda: ColorTextureUSS(frequencies=5),

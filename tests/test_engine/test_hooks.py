@@ -405,7 +405,7 @@ class TestUSSFeatureHook:
         assert Manifest.load(cache).complete and Manifest.load(cache).settings['flip'] is True
         files = list(cache.glob('*.safetensors'))
         assert len(files) == 6 and read_features(files[0]).shape == (16, 16, 16)
-        monkeypatch.setattr(uss_features, 'extract_uss_features', None)  # not called again
+        monkeypatch.setattr(uss_features, 'multi_scale_features', None)  # not called again
         train(hook, recursive(0), max_iters=2, steps=steps, resume=True)
 
     def test_needs_an_encoder(self, train, tmp_path) -> None:

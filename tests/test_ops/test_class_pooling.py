@@ -37,6 +37,21 @@ class TestAreaFractions:
                                        _reference_fractions(mask, label, (rows, columns)),
                                        atol=1e-5)
 
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9),
+           st.integers(0, 99))
+    def test_equal_areas_are_equal_numbers(self, height: int, width: int, rows: int, columns: int,
+                                           seed: int) -> None:
+        mask = np.random.default_rng(seed).integers(0, 3, (height, width))
+        fractions = class_area_fractions(
+            torch.as_tensor(mask)[None], torch.tensor([[0, 1, 2]]), torch.ones(1, 3).bool(),
+            (rows, columns))
+        exact = np.stack([_reference_fractions(mask, label, (rows, columns)) * height * width
+                          for label in range(3)]).round()  # whole numbers
+        np.testing.assert_array_equal((fractions[0] * height * width).round().numpy(), exact)
+        winner = majority_vote(fractions)[0].argmax(0).numpy()
+        np.testing.assert_array_equal(winner, exact.argmax(0))  # the first of equals
+
     def test_a_class_that_dominates_no_cell_keeps_its_area(self) -> None:
         mask = torch.zeros(1, 8, 8, dtype=torch.long)
         mask[0, 3, 3] = 7
@@ -76,12 +91,17 @@ class TestAveragePool:
 
     def test_float32_under_autocast(self) -> None:
         features, weights = torch.rand(1, 8, 4, 4), torch.rand(1, 2, 4, 4)
+        mask, used = torch.randint(0, 2, (1, 13, 11)), torch.ones(1, 2).bool()
         expected = class_average_pool(features, weights)[0]
+        area = class_area_fractions(mask, torch.tensor([[0, 1]]), used, (4, 4))
         with torch.autocast('cpu', dtype=torch.bfloat16):
             centroids = class_average_pool(features, weights)[0]
             similarity = class_similarity(features, centroids)
-        assert centroids.dtype == similarity.dtype == torch.float32
+            got = class_area_fractions(mask, torch.tensor([[0, 1]]), used, (4, 4))
+        assert centroids.dtype == similarity.dtype == got.dtype == torch.float32
         torch.testing.assert_close(centroids, expected)
+        assert torch.equal(similarity, class_similarity(features, expected))
+        assert torch.equal(got, area)
 
     def test_grid_error(self) -> None:
         with pytest.raises(ValueError, match='same grid'):
@@ -93,6 +113,12 @@ def test_similarity_is_the_rectified_cosine() -> None:
     centroids = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
     got = class_similarity(features, centroids)[0, :, 0]
     torch.testing.assert_close(got, torch.tensor([[1, 0, 0], [0.5**0.5, 0.5**0.5, 0]]))
+
+
+def test_similarity_of_features_that_are_not_finite_is_zero() -> None:
+    features = torch.tensor([[[[float('nan'), float('inf'), 1.0]], [[1.0, 1.0, 0.0]]]])
+    got = class_similarity(features, torch.tensor([[[1.0, 0.0]]]))
+    assert got.tolist() == [[[[0.0, 0.0, 1.0]]]]
 
 
 def test_majority_vote_by_hand() -> None:

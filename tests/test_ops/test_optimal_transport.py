@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import ot
 import pytest
@@ -12,6 +14,19 @@ from mmseg_dhr.ops import min_max_normalize, sinkhorn, transport_scores
 
 def _scores(classes: int, pixels: int, seed: int = 0, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, classes, pixels, generator=torch.Generator().manual_seed(seed))
+
+
+def _updates(scores: np.ndarray, reg: float, share: np.ndarray, count: int,
+             damping: float = 1.0) -> np.ndarray:
+    """So many plain Sinkhorn updates in float64, then the plan times the number of pixels."""
+    potential = np.zeros((len(scores), 1))
+    for step in range(count + 1):
+        weights = np.exp((scores - scores.max(0)) / reg + potential)
+        plan = weights / weights.sum(0)
+        if step < count:
+            potential += np.log(share / plan.mean(1))[:, None]
+            potential *= damping
+    return plan
 
 
 def _pot(scores: np.ndarray, reg: float, marginal: np.ndarray) -> np.ndarray:
@@ -49,12 +64,86 @@ class TestSinkhorn:
         plan = sinkhorn(scores, 0.1, torch.as_tensor(share)[None], num_iters=400, relax=relax)
         np.testing.assert_allclose(plan[0].numpy() * 90, expected * 90, atol=1e-4)
 
+    @pytest.mark.parametrize('reg', [0.1, 0.05, 0.01, 0.005])
+    @pytest.mark.parametrize('low', [0.0, -0.7])
+    def test_converges_by_default(self, reg: float, low: float) -> None:
+        scores = _scores(3, 61, seed=4) * (1 - 2 * low) + low  # in [0, 1] and in [-0.7, 1.7]
+        scores[:, 2] -= 0.3  # a class that is weak everywhere
+        share = np.array([0.5, 0.3, 0.2])
+        plan = sinkhorn(scores, reg, torch.as_tensor(share)[None])[0].numpy()
+        expected = _pot(scores[0].double().numpy(), reg, share)
+        np.testing.assert_allclose(plan * 61, expected * 61, atol=1e-5)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(2, 8), st.integers(1, 90), st.floats(-2, 0.5), st.integers(0, 1000),
+           st.sampled_from([None, 0.01, 0.1, 10.0]))
+    def test_law_masses_are_met(self, classes: int, pixels: int, log_reg: float, seed: int,
+                                relax: float | None) -> None:
+        """The converged plan is a shifted softmax that gives each class what it should get."""
+        scores, reg = _scores(classes, pixels, seed), 10**log_reg
+        share = torch.rand(1, classes, generator=torch.Generator().manual_seed(seed)) + 0.02
+        share = (share / share.sum()).double()
+        plan = sinkhorn(scores, reg, share, relax=relax).double()
+        torch.testing.assert_close(plan.sum(1), torch.full((1, pixels), 1 / pixels).double())
+        wanted = share
+        if relax is not None:  # share * exp(-g reg / relax), with g read off the plan
+            ties = plan.clamp_min(1e-300).log() - scores.double() / reg
+            best = plan.argmax(2, keepdim=True)
+            pivot = (ties - ties[:, :1]).gather(2, best)[..., 0]
+            wanted = share * (-pivot * reg / relax).exp()
+            wanted = wanted / wanted.sum()
+        if relax is None or plan.amin() > 1e-20:
+            torch.testing.assert_close(plan.sum(2), wanted, atol=1e-5, rtol=1e-4)
+
+    def test_a_class_of_no_mass_leaves_the_others(self) -> None:
+        scores = _scores(3, 50)
+        share = torch.tensor([[0.6, 0.4, 0.0]])
+        plan = sinkhorn(scores, 0.1, share)
+        torch.testing.assert_close(plan[:, :2], sinkhorn(scores[:, :2], 0.1, share[:, :2]))
+        assert plan[:, 2].max() < 1e-20
+        zero = torch.zeros(1, 3)
+        torch.testing.assert_close(sinkhorn(scores, 0.1, zero), sinkhorn(scores))
+
+    @pytest.mark.parametrize('count', [0, 1, 2, 5, 20, 35])
+    @pytest.mark.parametrize('reg', [0.1, 0.01])
+    @pytest.mark.parametrize('relax', [None, 0.1])
+    def test_early_stop_equals_plain_updates(self, count: int, reg: float,
+                                             relax: float | None) -> None:
+        scores, share = _scores(4, 80, seed=count), np.array([0.4, 0.3, 0.2, 0.1])
+        damping = 1.0 if relax is None else relax / (relax + reg)
+        expected = _updates(scores[0].double().numpy(), reg, share, count, damping)
+        plan = sinkhorn(scores, reg, torch.as_tensor(share)[None], num_iters=count, relax=relax)
+        np.testing.assert_allclose(plan[0].numpy() * 80, expected, atol=1e-5)
+
+    def test_host_never_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tensors without values: to ask for one raises."""
+        monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # has no 'meta'
+        scores = torch.empty(2, 3, 40, device='meta')
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            bool(scores.sum() > 0)
+        mask = torch.empty(2, 40, device='meta', dtype=torch.bool)
+        for kwargs in ({}, dict(num_iters=20), dict(relax=0.1)):
+            assert transport_scores(scores, pixel_mask=mask, **kwargs).shape == scores.shape
+
+    def test_no_class_dimension(self) -> None:
+        assert transport_scores(torch.rand(2, 0, 7)).shape == (2, 0, 7)
+
+    def test_infinite_scores_and_padding_stay_out(self) -> None:
+        scores = _scores(3, 30)
+        scores[0, 1, 3], scores[0, 2, 4] = float('inf'), float('-inf')
+        scores[0, :, 25:] = float('nan')
+        inside = torch.arange(30)[None] < 25
+        plan = sinkhorn(scores, pixel_mask=inside)
+        assert torch.isfinite(plan).all() and plan[..., 25:].abs().max() == 0
+        assert plan[0, 1, 3] == pytest.approx(1 / 25) and plan[0, 2, 4] == 0
+        torch.testing.assert_close(plan.sum(2), torch.full((1, 3), 1 / 3))
+
     def test_relaxed_ends(self) -> None:
         scores, share = _scores(3, 40), torch.tensor([[0.6, 0.3, 0.1]])
         hard = sinkhorn(scores, 0.1, share, num_iters=300)
         torch.testing.assert_close(
             sinkhorn(scores, 0.1, share, num_iters=300, relax=float('inf')), hard)
-        near = sinkhorn(scores, 0.1, share, num_iters=20000, relax=1e3)
+        near = sinkhorn(scores, 0.1, share, relax=1e3)
         torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-2)
         free = sinkhorn(scores, 0.1, share, relax=0.0)
         torch.testing.assert_close(free, (scores / 0.1).softmax(1) / 40)
@@ -81,6 +170,8 @@ class TestSinkhorn:
         scores = _scores(3, 64) * -100
         plan = sinkhorn(scores, 0.1, num_iters=2000)
         torch.testing.assert_close(plan.sum(2), torch.full((1, 3), 1 / 3), atol=1e-3, rtol=0)
+        plan = sinkhorn(scores, 0.1)
+        torch.testing.assert_close(plan.sum(2), torch.full((1, 3), 1 / 3), atol=1e-6, rtol=0)
 
     @settings(max_examples=25, deadline=None)
     @given(st.integers(2, 6), st.integers(2, 60), st.integers(0, 1000))
@@ -126,6 +217,7 @@ class TestSinkhorn:
     @pytest.mark.parametrize(('kwargs', 'message'), [
         (dict(scores=torch.rand(3, 4)), r'\(B, C, N\)'),
         (dict(scores=torch.rand(1, 3, 4), reg=0.0), 'reg to be positive'),
+        (dict(scores=torch.rand(1, 3, 4), num_iters=-1), 'num_iters'),
         (dict(scores=torch.rand(1, 3, 4), class_mask=torch.ones(1, 2)), 'class_mask'),
         (dict(scores=torch.rand(1, 3, 4), pixel_mask=torch.ones(1, 5)), 'pixel_mask'),
         (dict(scores=torch.rand(1, 3, 4), class_marginal=torch.ones(1, 2)), 'class_marginal'),

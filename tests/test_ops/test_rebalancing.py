@@ -16,10 +16,12 @@ from mmseg_dhr.ops import (
     correlation_groups,
     integrate_seeds,
     labels_from_scores,
+    min_max_normalize,
     pooled_similarity,
     rebalance_uss,
     rebalance_wss,
     recover_seeds,
+    transport_scores,
 )
 
 SETTINGS = TransportSettings(num_iters=300)
@@ -263,6 +265,23 @@ class TestStep3:
         expected = scaled(expected * _reference_transport(expected))
         np.testing.assert_allclose(got[0].flatten(1).numpy(), expected, atol=3e-3)
 
+    def test_groups_that_overlap_equal_one_after_the_other(self, scene: dict) -> None:
+        uss, wss = _uss(scene), _uss(scene, 'wss').similarity
+        inside = _inside(wss)
+        groups = torch.tensor([[[True, True, False], [False, True, True], [False] * 3]])
+        mass = torch.tensor([[0.5, 0.3, 0.2]])
+        got = rebalance_wss(uss.similarity, wss, groups, uss.class_mask, inside, 'grouped',
+                            marginal=mass)
+        flat = inside.flatten(1)
+        maps = min_max_normalize(uss.similarity.flatten(2), flat)
+        other = min_max_normalize(wss.flatten(2), flat)
+        for first in (0, 1):
+            pair = [first, first + 1]
+            maps[:, pair] *= transport_scores(other[:, pair], class_marginal=mass[:, pair])
+        maps = maps * transport_scores(maps, class_marginal=mass)
+        torch.testing.assert_close(got.flatten(2), min_max_normalize(maps, flat), atol=1e-5,
+                                   rtol=1e-4)
+
     @pytest.mark.parametrize('variant', ['paper', 'grouped', 'components'])
     def test_one_class_and_constant_maps_are_finite(self, variant: str) -> None:
         maps = torch.ones(2, 2, 3, 3)
@@ -293,4 +312,6 @@ def test_bfloat16_autocast_changes_nothing(scene: dict) -> None:
     expected = rebalance_uss(_uss(scene), _inside(_uss(scene).similarity))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         got = rebalance_uss(_uss(scene), _inside(_uss(scene).similarity))
+        correlation = class_correlation(_uss(scene))
     torch.testing.assert_close(got, expected)
+    assert torch.equal(correlation, class_correlation(_uss(scene)))

@@ -15,7 +15,7 @@ SMALL = [
     'train_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
     'test_dataloader.persistent_workers=False',
     'train_cfg.max_iters=3', 'custom_hooks.1.warmup_iters=1',
-    'custom_hooks.1.base_masks.workers=0', 'default_hooks.checkpoint.interval=3'
+    'default_hooks.checkpoint.interval=3'
 ]
 
 

@@ -23,8 +23,7 @@ TRAINING = [
     'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
     'val_dataloader.persistent_workers=False', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
-    'param_scheduler.0.end=4', 'custom_hooks.1.warmup_iters=2',
-    'custom_hooks.1.base_masks.workers=0', 'default_hooks.logger.interval=1'
+    'param_scheduler.0.end=4', 'custom_hooks.1.warmup_iters=2', 'default_hooks.logger.interval=1'
 ]
 
 
@@ -83,7 +82,7 @@ def one_line(capfd) -> str:
 
 STAGES = {
     'make_cams': ('.npz', ['--scales', '1.0', '0.5'], ['--scales', '1.0'], 'scales was [1.0, 0.5]'),
-    'make_base_masks': ('.png', ['--workers', '0'], ['--workers', '0', '--background', '0.5'],
+    'make_base_masks': ('.png', [], ['--threads', '2', '--background', '0.5'],
                         'background_constant was 0.3 and is now 0.5'),
     'extract_uss_features': ('.safetensors', [], ['--flip'], 'flip was False and is now True'),
     'make_pseudo_labels': ('.png', ['--stride', '4'], ['--stride', '2'], 'stride was 4'),
@@ -132,9 +131,9 @@ def test_cams(stage, tags):
 
 def test_base_masks_of_stored_cams_are_the_same(stage, tags):
     assert stage('make_cams', 'cams', '--scales', '1.0') == 0
-    assert stage('make_base_masks', 'direct', '--workers', '0') == 0
-    assert stage('make_base_masks', 'stored', '--workers', '0', '--cams', 'cams') == 0
-    assert stage('make_base_masks', 'rough', '--workers', '0', '--no-crf') == 0
+    assert stage('make_base_masks', 'direct') == 0
+    assert stage('make_base_masks', 'stored', '--cams', 'cams') == 0
+    assert stage('make_base_masks', 'rough', '--no-crf') == 0
     for image_id in IDS:
         direct, stored, rough = (read_mask(f'{folder}/{image_id}.png')
                                  for folder in ('direct', 'stored', 'rough'))
@@ -148,7 +147,7 @@ def test_base_masks_of_stored_cams_are_the_same(stage, tags):
 def test_the_commands_make_what_training_made(run_tool, stage, trained):
     config, *options = trained.arguments
     warmup = trained.work_dir / 'warmup.pth'
-    assert run_tool('make_base_masks', config, warmup, 'base', '--workers', '0', '--scales', '1.0',
+    assert run_tool('make_base_masks', config, warmup, 'base', '--scales', '1.0',
                     *options) == 0
     assert stage('extract_uss_features', 'uss') == 0
     for made, folder in (('base', 'base_masks'), ('uss', 'uss_features')):
@@ -188,7 +187,7 @@ def test_report(run_tool, trained, capfd):
 
 @pytest.mark.parametrize(('tool', 'arguments', 'message'), [
     ('make_cams', ['absent.pth', 'out'], 'absent.pth: no such checkpoint'),
-    ('make_base_masks', ['x.pth', 'out', '--cams', 'cams', '--workers', '0'], f'cams/{IDS[0]}.npz'),
+    ('make_base_masks', ['x.pth', 'out', '--cams', 'cams'], f'cams/{IDS[0]}.npz'),
     ('analysis_tools/dhr_report', ['--checkpoint', 'absent.pth'], 'absent.pth: no such checkpoint'),
 ])
 def test_what_is_missing_is_named(run_tool, trained, capfd, tool, arguments, message):

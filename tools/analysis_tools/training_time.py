@@ -35,8 +35,7 @@ def parse_args() -> argparse.Namespace:
                         help='timed iterations of each kind (default: 10)')
     parser.add_argument('--cpu-time', action='store_true',
                         help='count the CPU seconds of this process instead of the wall clock: for '
-                        'a CPU that does other work at the same time; what processes of R_C '
-                        '(`workers`) compute is left out')
+                        'a CPU that does other work at the same time')
     parser.add_argument('--out', help='folder (default: WORK_DIR/training_time)')
     add_config_arguments(parser)
     args = parser.parse_args()

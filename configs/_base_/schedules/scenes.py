@@ -7,7 +7,7 @@ custom_hooks = [
         type='RecursiveLearningHook',
         warmup_iters=warmup_iters,
         base_masks=dict(
-            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, workers=2))
+            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, threads=2))
 ]
 optim_wrapper = dict(
     type='OptimWrapper',

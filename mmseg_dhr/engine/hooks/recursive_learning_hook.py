@@ -56,7 +56,7 @@ class RecursiveLearningHook(Hook):
         warmup_iters (int): Length of the warm-up. Defaults to 0.
         interval (int or str): See above. Defaults to 1.
         base_masks (dict, optional): ``out_dir`` (the ``mask_dir`` of the pipeline's
-            ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``workers`` and the fields of
+            ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``threads`` and the fields of
             :class:`BaseMaskSettings`. None: the pipeline's masks are the user's, or there are none.
         pseudo_labels (dict, optional): For rounds: ``out_dir`` (the ``mask_dir`` of the training
             pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
@@ -183,7 +183,7 @@ class RecursiveLearningHook(Hook):
             self._save_warmup(runner)
         if self.base_masks is not None:
             options = dict(self.base_masks)
-            run = {k: options.pop(k) for k in ('out_dir', 'scales', 'flip', 'workers')
+            run = {k: options.pop(k) for k in ('out_dir', 'scales', 'flip', 'threads')
                    if k in options}
             model = self._source
             settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
