@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -42,11 +43,19 @@ def peak_memory() -> str:
     """The most memory that this process ever held, and PyTorch on the GPU if it used one."""
     parts = []
     if resource is not None:
-        unit = 1 if sys.platform == 'darwin' else 1024
-        parts.append(_gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+        parts.append(_gib(_peak_bytes()))
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         parts.append(f'{_gib(torch.cuda.max_memory_allocated())} on the GPU')
     return ' and '.join(parts) or 'unknown'
+
+
+def _peak_bytes() -> int:
+    try:  # Linux hands ru_maxrss on from the process that started this one
+        status = Path('/proc/self/status').read_text()
+        return 1024 * int(status.partition('VmHWM:')[2].split()[0])
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == 'darwin' else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _gib(count: int) -> str:

@@ -48,7 +48,7 @@ print(peak_memory())
                           capture_output=True, text=True, check=True)
     before, after = (float(re.fullmatch(r'(\d+\.\d\d) GiB', line)[1])
                      for line in done.stdout.split('\n')[:2])
-    assert .28 < after - before < .4
+    assert .28 < after - before < .7
 
 
 def test_peak_of_the_gpu(monkeypatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 # NumPy starts its threads when it is first imported; what it computes here is to use one.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
@@ -29,6 +30,7 @@ from mmseg_dhr.apis.benchmark import Row, Setup  # noqa: E402
 from mmseg_dhr.apis.build import build_dataset, build_model  # noqa: E402
 from mmseg_dhr.utils.cli import friendly_errors  # noqa: E402
 from mmseg_dhr.utils.config import load_config  # noqa: E402
+from mmseg_dhr.utils.process import keep_freed_memory  # noqa: E402
 from mmseg_dhr.visualization import format_table  # noqa: E402
 
 SCENES = Path(__file__).resolve().parents[2] / 'configs/dhr/scenes_r18.py'
@@ -169,6 +171,7 @@ def _cell(value: float | None) -> str:
 
 def main() -> None:
     args = parse_args()
+    keep_freed_memory()  # as the other commands do
     with friendly_errors(args.debug):
         # The optimizer wrapper would log the settings of every single weight.
         MMLogger.get_current_instance().setLevel('WARNING')

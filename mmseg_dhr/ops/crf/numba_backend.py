@@ -15,8 +15,8 @@ __all__ = ['BilateralFilter', 'GaussianFilter', 'Threads', 'mean_field']
 
 # Channels that one pass over the lattice takes, unless there is but one
 _LANES = 4
-# Pixels whose channels one update holds in the cache
-_BLOCK = 1 << 12
+# Pixels times classes that one update holds in the cache
+_BLOCK = 1 << 15
 
 
 class Threads:
@@ -95,35 +95,31 @@ class BilateralFilter:
         first = np.empty(len(keys), np.bool_)
         chains = chains[:kernels.link_chains(keys, order, self.starts, step, following, first,
                                              chains)]
-        ends = np.flatnonzero(chains < 0) + 1
-        cuts = [ends[stop - 1] for _, stop in self.threads.ranges(len(ends)) if stop]
+        heads = np.flatnonzero(chains < 0)
+        cuts = [heads[start] for start, stop in self.threads.ranges(len(heads)) if 0 < start < stop]
         return [part for part in np.split(chains, cuts) if part.size]
 
     def __call__(self, maps: np.ndarray, out: np.ndarray) -> None:
-        """Filter float32 ``maps`` (N, C), C = 1 or a multiple of 4, into ``out`` likewise.
+        """Filter float32 ``maps`` (G, N, L) into ``out`` likewise: G groups of L <= 4 channels.
 
         A constant map comes out larger by the gain of the blur.
         """
-        lanes = (0, ) * min(_LANES, maps.shape[1])
-        for channel in range(0, maps.shape[1], _LANES):
-            self._filter(maps, out, channel, lanes)
+        for group, filtered in zip(maps, out, strict=True):
+            self._filter(group, filtered, (0, ) * maps.shape[2])
 
-    def _filter(self, maps: np.ndarray, out: np.ndarray, channel: int,
-                lanes: tuple[int, ...]) -> None:
+    def _filter(self, maps: np.ndarray, out: np.ndarray, lanes: tuple[int, ...]) -> None:
         values = self._values[:self.starts[-1] * len(lanes)].reshape(-1, len(lanes))
         each = self.threads.each
-        each(self._splat, [(r, maps, channel, values, lanes) for r in range(DIRECTIONS)])
+        each(self._splat, [(r, maps, values, lanes) for r in range(DIRECTIONS)])
         for chains in self.chains:
             each(kernels.blur_chains, [(part, values, lanes) for part in chains])
-        each(kernels.slice_pixels,
-             [(self.vertex, self.weights, values, start, stop, out, channel, lanes)
-              for start, stop in self.threads.ranges(len(maps))])
+        each(kernels.slice_pixels, [(self.vertex, self.weights, values, start, stop, out, lanes)
+                                    for start, stop in self.threads.ranges(len(maps))])
 
-    def _splat(self, remainder: int, maps: np.ndarray, channel: int, values: np.ndarray,
+    def _splat(self, remainder: int, maps: np.ndarray, values: np.ndarray,
                lanes: tuple[int, ...]) -> None:
         values[self.starts[remainder]:self.starts[remainder + 1]] = 0
-        kernels.splat_pixels(self.vertex[remainder], self.weights[remainder], maps, channel,
-                             values, lanes)
+        kernels.splat_pixels(self.vertex[remainder], self.weights[remainder], maps, values, lanes)
 
 
 class GaussianFilter:
@@ -168,25 +164,28 @@ def mean_field(image: np.ndarray, scores: np.ndarray, params: DenseCRFParams,
     weights = np.float32(params.gaussian_compat), np.float32(params.bilateral_compat)
     norms, everything = np.empty((2, 2, pixels), np.float32)
     _normalize(near, norms[0, None], everything[0, None])
-    _normalize(alike, norms[1, :, None], everything[1, :, None])
+    _normalize(alike, norms[1, None, :, None], everything[1, None, :, None])
     # What all classes together send to a pixel never changes, so one of them is not filtered.
     everything = weights[0] * norms[0] * everything[0] + weights[1] * norms[1] * everything[1]
     probs = scores.reshape(classes, pixels)
     unary = np.log(probs)
-    # The convolution wants an image a class, the lattice a row a pixel.
-    channels = 1 if classes == 2 else -(-(classes - 1) // _LANES) * _LANES
-    sent = probs[:-1] * norms[0], np.zeros((pixels, channels), np.float32)
-    sent[1][:, :classes - 1] = (probs[:-1] * norms[1]).T
+    # The convolution wants an image a class, the lattice a row of some classes a pixel.
+    lanes = 1 if classes == 2 else _LANES
+    rows = np.zeros((-(-(classes - 1) // lanes), pixels, lanes), np.float32)
+    for c in range(classes - 1):
+        np.multiply(probs[c], norms[1], out=rows[c // lanes, :, c % lanes])
+    sent = probs[:-1] * norms[0], rows
     messages = np.empty_like(sent[0]), np.zeros_like(sent[1])
     refined = np.empty_like(probs)
+    block = -(-_BLOCK // classes)
     for left in reversed(range(params.iterations)):
         near(sent[0], messages[0])
         alike(sent[1], messages[1])
         sent, messages = messages, sent
         out = refined[:, :0 if left else pixels]
         threads.each(kernels.update_probs,
-                     [(unary, sent, norms, weights, everything, start, min(start + _BLOCK, pixels),
-                       out) for start in range(0, pixels, _BLOCK)])
+                     [(unary, sent, norms, weights, everything, start, min(start + block, pixels),
+                       out) for start in range(0, pixels, block)])
     return refined.reshape(scores.shape)
 
 

@@ -143,7 +143,7 @@ def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: i
         step: What one step in this direction adds to a key.
         following: int32 (M,). Scratch: the next vertex, or -1.
         first: bool (M,). Scratch: nothing comes before this vertex.
-        chains: Filled, int32 (M,): vertices chain by chain, the last of each as ``~vertex``.
+        chains: Filled, int32 (M,): vertices chain by chain, the first of each as ``~vertex``.
             Chains of one vertex, which a blur leaves alone, are not there.
 
     Returns:
@@ -165,13 +165,13 @@ def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: i
     used = 0
     for v in range(following.size):
         if first[v] and following[v] >= 0:
-            vertex = v
-            while following[vertex] >= 0:
+            chains[used] = ~v
+            used += 1
+            vertex = following[v]
+            while vertex >= 0:
                 chains[used] = vertex
                 used += 1
                 vertex = following[vertex]
-            chains[used] = ~vertex
-            used += 1
     return used
 
 
@@ -180,25 +180,24 @@ def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: i
 
 
 @_jit
-def splat_pixels(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, channel: int,
-                 values: np.ndarray, lanes: tuple) -> None:
+def splat_pixels(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, values: np.ndarray,
+                 lanes: tuple) -> None:
     """Add pixels to their vertices of one remainder.
 
     Args:
         vertex: int32 (N,).
         weights: Float32 (N,).
-        maps: Float32 (N, C).
-        channel: The first of the channels that are taken.
+        maps: Float32 (N, len(lanes)).
         values: Float32 (M, len(lanes)), 0 before at the vertices of this remainder.
         lanes: Tuple.
     """
     for i in range(vertex.size):
-        add_row(values, vertex[i], 0, weights[i], maps, i, channel, lanes)
+        add_row(values, vertex[i], weights[i], maps, i, lanes)
 
 
 @_jit
 def slice_pixels(vertex: np.ndarray, weights: np.ndarray, values: np.ndarray, start: int,
-                 stop: int, maps: np.ndarray, channel: int, lanes: tuple) -> None:
+                 stop: int, maps: np.ndarray, lanes: tuple) -> None:
     """Read the pixels ``start:stop`` back from all their vertices, without the blur's gain.
 
     Args:
@@ -206,12 +205,11 @@ def slice_pixels(vertex: np.ndarray, weights: np.ndarray, values: np.ndarray, st
         weights: Float32 (6, N).
         values: Float32 (M, len(lanes)).
         start, stop: Range of pixels.
-        maps: Filled, float32 (N, C).
-        channel: The first of the channels that are filled.
+        maps: Filled, float32 (N, len(lanes)).
         lanes: Tuple.
     """
     for i in range(start, stop):
-        gather_rows(maps, i, channel, _ALL, weights, vertex, values, lanes)
+        gather_rows(maps, i, _ALL, weights, vertex, values, lanes)
 
 
 @_jit
@@ -223,23 +221,18 @@ def blur_chains(chains: np.ndarray, values: np.ndarray, lanes: tuple) -> None:
         values: Float32 (M, len(lanes)).
         lanes: Tuple.
     """
-    old = np.empty((2, len(lanes)), np.float32)  # of this vertex and of the one before it
-    this = 0
-    i = 0
-    while i < chains.size:
-        vertex = chains[i]
-        old[1 - this] = 0
-        while vertex >= 0:
-            i += 1
-            following = chains[i]
-            ahead = ~following if following < 0 else following
-            copy_row(old, this, values, vertex, lanes)
-            this = 1 - this
-            add_row(values, vertex, 0, _HALF, old, this, 0, lanes)
-            add_row(values, vertex, 0, _HALF, values, ahead, 0, lanes)
-            vertex = following
-        add_row(values, ~vertex, 0, _HALF, old, 1 - this, 0, lanes)
-        i += 1
+    old = np.zeros((2, len(lanes)), np.float32)  # what the pair at hand was before
+    vertex = max(chains[0], ~chains[0])
+    copy_row(old, 0, values, vertex, lanes)
+    for i in range(1, chains.size):
+        this = i & 1
+        ahead = max(chains[i], ~chains[i])
+        # Nothing passes from one chain to the next; a branch would be guessed wrong too often.
+        half = _HALF * np.float32(chains[i] >= 0)
+        copy_row(old, this, values, ahead, lanes)
+        add_row(values, vertex, half, old, this, lanes)
+        add_row(values, ahead, half, old, 1 - this, lanes)
+        vertex = ahead
 
 
 @_jit
@@ -282,7 +275,7 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
     Args:
         unary: Float32 (C, N), log probabilities.
         messages: Of the smoothness kernel (C - 1, N) and of the appearance kernel
-            (N, at least C - 1). Overwritten by what is filtered next.
+            (G, N, L), channel c at [c // L, :, c % L]. Overwritten by what is filtered next.
         norms: Float32 (2, N), the normalisation of the kernels.
         weights: Their two weights, float32.
         everything: Float32 (N,): the messages of all classes, weighted.
@@ -297,9 +290,11 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
     last += everything[start:stop]
     # Small loops over few arrays: those the compiler turns into vector operations.
     turned = np.empty((classes - 1, size), np.float32)
-    for i in range(size):
-        for c in range(classes - 1):
-            turned[c, i] = messages[1][start + i, c]
+    lanes = messages[1].shape[2]
+    for c in range(classes - 1):
+        group = messages[1][c // lanes, start:stop]
+        for i in range(size):
+            turned[c, i] = group[i, c % lanes]
     for c in range(classes - 1):
         message, row = turned[c], messages[0][c, start:stop]
         for i in range(size):
@@ -325,9 +320,10 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
             out[i] = row[i] * near[i]
         for i in range(size):
             other[i] = row[i] * alike[i]
-    for i in range(size):
-        for c in range(classes - 1):
-            messages[1][start + i, c] = turned[c, i]
+    for c in range(classes - 1):
+        group = messages[1][c // lanes, start:stop]
+        for i in range(size):
+            group[i, c % lanes] = turned[c, i]
 
 
 @_jit

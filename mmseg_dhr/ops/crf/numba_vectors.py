@@ -26,7 +26,7 @@ def _add_product(builder: Any, total: Any, left: Any, right: Any) -> Any:
 
 
 def _row(context: Any, builder: Any, kinds: Any, values: Any, vector: ir.VectorType) -> Any:
-    """Pointer to ``array[i, column:column + width]`` of (array, i, column), C-contiguous."""
+    """Pointer to ``array[i, column]`` of (array, i, column), C-contiguous, as one to a vector."""
     array = context.make_array(kinds[0])(context, builder, values[0])
     i, column = (context.cast(builder, value, kind, types.intp)
                  for value, kind in zip(values[1:], kinds[1:], strict=True))
@@ -35,37 +35,42 @@ def _row(context: Any, builder: Any, kinds: Any, values: Any, vector: ir.VectorT
     return builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
 
 
-@intrinsic
-def add_row(typing: Any, target: Any, i: Any, a: Any, factor: Any, source: Any, j: Any, b: Any,
-            lanes: Any) -> Any:
-    """``target[i, a:a + n] += factor * source[j, b:b + n]`` with n = len(lanes).
+def _two_rows(context: Any, builder: Any, kinds: Any, values: Any, places: tuple[int, ...],
+              vector: ir.VectorType) -> tuple[Any, Any]:
+    """Pointers to a row of a target and of a source: array, row, array, row among ``values``."""
+    zero = context.get_constant(types.intp, 0)
+    to, of = (_row(context, builder, (kinds[a], kinds[b], types.intp), (values[a], values[b], zero),
+                   vector) for a, b in (places[:2], places[2:]))
+    return to, of
 
-    The arrays are C-contiguous float32 matrices, ``factor`` is float32, ``lanes`` a tuple. Nothing
+
+@intrinsic
+def add_row(typing: Any, target: Any, i: Any, factor: Any, source: Any, j: Any,
+            lanes: Any) -> Any:
+    """``target[i] += factor * source[j]`` for rows of n = len(lanes).
+
+    The arrays are C-contiguous float32 (M, n), ``factor`` is float32, ``lanes`` a tuple. Nothing
     checks the bounds.
     """
     vector = ir.VectorType(ir.FloatType(), len(lanes))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = signature.args
-        to = _row(context, builder, kinds[:3], args[:3], vector)
-        of = _row(context, builder, kinds[4:7], args[4:7], vector)
+        to, of = _two_rows(context, builder, signature.args, args, (0, 1, 3, 4), vector)
         total = _add_product(builder, builder.load(to, align=4),
-                             _broadcast(builder, args[3], vector), builder.load(of, align=4))
+                             _broadcast(builder, args[2], vector), builder.load(of, align=4))
         builder.store(total, to, align=4)
         return context.get_dummy_value()
 
-    return types.void(target, i, a, types.float32, source, j, b, lanes), codegen
+    return types.void(target, i, types.float32, source, j, lanes), codegen
 
 
 @intrinsic
 def copy_row(typing: Any, target: Any, i: Any, source: Any, j: Any, lanes: Any) -> Any:
-    """``target[i, :n] = source[j, :n]`` with n = len(lanes); see :func:`add_row`."""
+    """``target[i] = source[j]``; see :func:`add_row`."""
     vector = ir.VectorType(ir.FloatType(), len(lanes))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds, zero = signature.args, context.get_constant(types.intp, 0)
-        to = _row(context, builder, (*kinds[:2], types.intp), (*args[:2], zero), vector)
-        of = _row(context, builder, (*kinds[2:4], types.intp), (*args[2:4], zero), vector)
+        to, of = _two_rows(context, builder, signature.args, args, (0, 1, 2, 3), vector)
         builder.store(builder.load(of, align=4), to, align=4)
         return context.get_dummy_value()
 
@@ -73,9 +78,9 @@ def copy_row(typing: Any, target: Any, i: Any, source: Any, j: Any, lanes: Any) 
 
 
 @intrinsic
-def gather_rows(typing: Any, target: Any, i: Any, a: Any, count: Any, factors: Any, rows: Any,
+def gather_rows(typing: Any, target: Any, i: Any, count: Any, factors: Any, rows: Any,
                 source: Any, lanes: Any) -> Any:
-    """``target[i, a:a + n] = sum over r of factors[r, i] * source[rows[r, i], :n]``.
+    """``target[i] = sum over r of factors[r, i] * source[rows[r, i]]``.
 
     ``count`` is a tuple of as many elements as ``factors`` and ``rows`` have rows; see
     :func:`add_row` for the rest.
@@ -84,21 +89,21 @@ def gather_rows(typing: Any, target: Any, i: Any, a: Any, count: Any, factors: A
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds, intp = signature.args, types.intp
+        zero = context.get_constant(intp, 0)
         total = ir.Constant(vector, [0.0] * len(lanes))
         for r in range(len(count)):
             place = (context.get_constant(intp, r), args[1])
-            factor = _row(context, builder, (kinds[4], intp, kinds[1]), (args[4], *place), scalar)
-            row = _row(context, builder, (kinds[5], intp, kinds[1]), (args[5], *place),
+            factor = _row(context, builder, (kinds[3], intp, kinds[1]), (args[3], *place), scalar)
+            row = _row(context, builder, (kinds[4], intp, kinds[1]), (args[4], *place),
                        ir.VectorType(_INDEX, 1))
             factor, row = (builder.extract_element(builder.load(pointer, align=4),
                                                    ir.Constant(_INDEX, 0))
                            for pointer in (factor, row))
-            of = _row(context, builder, (kinds[6], types.int32, intp),
-                      (args[6], row, context.get_constant(intp, 0)), vector)
+            of = _row(context, builder, (kinds[5], types.int32, intp), (args[5], row, zero), vector)
             total = _add_product(builder, total, _broadcast(builder, factor, vector),
                                  builder.load(of, align=4))
-        to = _row(context, builder, kinds[:3], args[:3], vector)
+        to = _row(context, builder, (*kinds[:2], intp), (*args[:2], zero), vector)
         builder.store(total, to, align=4)
         return context.get_dummy_value()
 
-    return types.void(target, i, a, count, factors, rows, source, lanes), codegen
+    return types.void(target, i, count, factors, rows, source, lanes), codegen
