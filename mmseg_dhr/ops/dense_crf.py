@@ -9,8 +9,9 @@ share the model:
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -141,12 +142,22 @@ def _choose_backend(backend: str, device: str) -> str:
     if backend == 'auto':
         if device != 'cpu':
             return 'torch'
-        return next((name for name in ('numba', 'pydensecrf') if find_spec(name)), 'torch')
-    if backend != 'torch' and not find_spec(backend):
+        return next((name for name in ('numba', 'pydensecrf') if _works(name)), 'torch')
+    if not _works(backend):
         package = 'pydensecrf2' if backend == 'pydensecrf' else backend
-        raise ImportError(f'The dense CRF was asked for its {backend} backend, which is not '
-                          f"installed: `pip install {package}`, or set `backend='auto'`.")
+        raise ImportError(f'The dense CRF was asked for its {backend} backend, which cannot be '
+                          f"imported: `pip install -U {package}`, or set `backend='auto'`.")
     return backend
+
+
+@functools.cache
+def _works(backend: str) -> bool:
+    """Whether it can be imported: a numba that is there may be too old for this NumPy."""
+    try:
+        import_module(f'.crf.{backend}_backend', __package__)
+    except ImportError:
+        return False
+    return True
 
 
 def _normalize(scores: Tensor, class_mask: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

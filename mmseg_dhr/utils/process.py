@@ -21,7 +21,7 @@ def keep_freed_memory() -> bool:
 
     glibc maps every block above 32 MiB anew, and the kernel hands out and clears each of its pages.
     For CAMs over four scales that is 30 % of the time on a CPU. The price is memory, for freed
-    blocks are not always used again: the peak grew by 4 % on images of 320 pixels, by 24 % on 500.
+    blocks are not always used again: the peak grew by up to a quarter.
 
     Returns:
         bool: Whether this C library can be told so (glibc can).

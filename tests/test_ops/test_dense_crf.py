@@ -245,8 +245,8 @@ def test_setting_errors(backend: str, settings: dict, message: str) -> None:
 def test_backend_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="got 'cuda'"):
         dense_crf(_image(), _probs(), backend='cuda')
-    monkeypatch.setattr(MODULE, 'find_spec', lambda name: None)
-    with pytest.raises(ImportError, match='pip install pydensecrf2'):
+    monkeypatch.setattr(MODULE, '_works', lambda name: False)
+    with pytest.raises(ImportError, match='pip install -U pydensecrf2'):
         dense_crf(_image(), _probs(), backend='pydensecrf')
 
 
@@ -254,6 +254,18 @@ def test_backend_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     (('numba', 'pydensecrf'), 'numba'), (('pydensecrf', ), 'pydensecrf'), ((), 'torch')])
 def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...],
                                   expected: str) -> None:
-    monkeypatch.setattr(MODULE, 'find_spec', lambda name: name in there or None)
+    monkeypatch.setattr(MODULE, '_works', lambda name: name in there)
     assert MODULE._choose_backend('auto', 'cpu') == expected
     assert MODULE._choose_backend('auto', 'cuda') == 'torch'
+
+
+def test_a_backend_that_cannot_be_imported_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: str) -> None:
+        raise ImportError('Numba needs another NumPy')
+
+    MODULE._works.cache_clear()
+    monkeypatch.setattr(MODULE, 'import_module', fail)
+    try:
+        assert MODULE._choose_backend('auto', 'cpu') == 'torch'
+    finally:
+        MODULE._works.cache_clear()
