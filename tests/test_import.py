@@ -59,8 +59,6 @@ CHANGES
 print(json.dumps([before, after, snapshot()], default=str))
 """
 
-
-
 # What must be noticed: name in the snapshot, statement.
 CHANGES = {
     'torch threads': 'torch.set_num_threads(torch.get_num_threads() + 1)',

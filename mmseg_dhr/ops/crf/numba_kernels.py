@@ -1,9 +1,8 @@
 """Permutohedral lattice in 5 dimensions (Adams et al., 2010), compiled for the CPU by numba.
 
-A pixel lies in a simplex of six vertices, one of
-each *remainder* (coordinates modulo 6). Vertices of different remainder never coincide, so six
-tasks build and splat without locks. Along one of the six directions of the blur the vertices form
-chains; a chain is blurred in place, one read and one write a vertex.
+A pixel lies in a simplex of six vertices, one of each *remainder* (coordinates modulo 6). Vertices
+of different remainder never coincide, so six tasks build and splat without locks. Along each of
+the six directions of the blur the vertices form chains, which are blurred in place.
 """
 from __future__ import annotations
 
@@ -288,17 +287,14 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
     near, alike = norms[0, start:stop], norms[1, start:stop]
     last = logits[classes - 1]
     last += everything[start:stop]
-    # Small loops over few arrays: those the compiler turns into vector operations.
-    turned = np.empty((classes - 1, size), np.float32)
     lanes = messages[1].shape[2]
+    message = np.empty(size, np.float32)
+    # Small loops over few arrays: those the compiler turns into vector operations.
     for c in range(classes - 1):
+        row, lane = messages[0][c, start:stop], c % lanes
         group = messages[1][c // lanes, start:stop]
         for i in range(size):
-            turned[c, i] = group[i, c % lanes]
-    for c in range(classes - 1):
-        message, row = turned[c], messages[0][c, start:stop]
-        for i in range(size):
-            message[i] *= weights[1] * alike[i]
+            message[i] = weights[1] * alike[i] * group[i, lane]
         for i in range(size):
             message[i] += weights[0] * near[i] * row[i]
         logits[c] += message
@@ -315,15 +311,12 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
     if probs.size:
         probs[:, start:stop] = logits
     for c in range(classes - 1):
-        row, out, other = logits[c], messages[0][c, start:stop], turned[c]
-        for i in range(size):
-            out[i] = row[i] * near[i]
-        for i in range(size):
-            other[i] = row[i] * alike[i]
-    for c in range(classes - 1):
+        row, lane = messages[0][c, start:stop], c % lanes
         group = messages[1][c // lanes, start:stop]
         for i in range(size):
-            group[i, c % lanes] = turned[c, i]
+            row[i] = logits[c, i] * near[i]
+        for i in range(size):
+            group[i, lane] = logits[c, i] * alike[i]
 
 
 @_jit
