@@ -165,10 +165,11 @@ class TestThreads:
         assert len(started) == 12
 
     def test_threads_work_at_the_same_time(self) -> None:
-        meeting = threading.Barrier(3)
+        meeting, met = threading.Barrier(3), []
         with common.in_background(3) as submit:
             for _ in range(3):
-                submit(meeting.wait, 10)
+                submit(lambda: met.append(meeting.wait(10)))
+        assert sorted(met) == [0, 1, 2]
 
     def test_an_error_drops_what_waits(self) -> None:
         release, done = threading.Event(), []
