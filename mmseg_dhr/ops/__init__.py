@@ -1,4 +1,5 @@
 """Pure tensor functions: no registry, no config, no files."""
+from .boundary import BOUNDARY_SOURCES, boundary_loss, boundary_target, label_edges
 from .cam import add_background, fuse_cams, normalize_cam
 from .class_marginals import MARGINALS, class_marginal
 from .class_pooling import (
@@ -16,6 +17,7 @@ from .random_walk import (
     affinity_from_features,
     neighbour_offsets,
     random_walk,
+    two_stage_walk,
 )
 from .rebalancing import (
     POOLINGS,
@@ -34,12 +36,13 @@ from .rebalancing import (
 )
 
 __all__ = [
-    'CRF_BACKENDS', 'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine', 'DenseCRFParams',
-    'Pooled', 'TransportSettings', 'add_background', 'affinity_from_boundary',
-    'affinity_from_features', 'average_similarity', 'class_area_fractions', 'class_average_pool',
-    'class_correlation', 'class_marginal', 'class_similarity', 'correlation_groups', 'dense_crf',
-    'dense_crf_batch', 'fuse_cams', 'integrate_seeds', 'labels_from_scores', 'majority_vote',
-    'min_max_normalize', 'neighbour_offsets', 'normalize_cam', 'pamr', 'pooled_similarity',
-    'random_walk', 'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
-    'transport_scores'
+    'BOUNDARY_SOURCES', 'CRF_BACKENDS', 'MARGINALS', 'PLANS', 'POOLINGS', 'VARIANTS', 'AxisAffine',
+    'DenseCRFParams', 'Pooled', 'TransportSettings', 'add_background', 'affinity_from_boundary',
+    'affinity_from_features', 'average_similarity', 'boundary_loss', 'boundary_target',
+    'class_area_fractions', 'class_average_pool', 'class_correlation', 'class_marginal',
+    'class_similarity', 'correlation_groups', 'dense_crf', 'dense_crf_batch', 'fuse_cams',
+    'integrate_seeds', 'label_edges', 'labels_from_scores', 'majority_vote', 'min_max_normalize',
+    'neighbour_offsets', 'normalize_cam', 'pamr', 'pooled_similarity', 'random_walk',
+    'rebalance_uss', 'rebalance_wss', 'recover_seeds', 'sample_features', 'sinkhorn',
+    'transport_scores', 'two_stage_walk'
 ]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    'affinity_from_boundary', 'affinity_from_features', 'neighbour_offsets', 'random_walk'
+    'affinity_from_boundary', 'affinity_from_features', 'neighbour_offsets', 'random_walk',
+    'two_stage_walk'
 ]
 
 Offset = tuple[int, int]
@@ -95,7 +96,8 @@ def random_walk(scores: Tensor,
                 offsets: Sequence[Offset],
                 beta: float = 8.0,
                 num_steps: int = 256,
-                pixel_mask: Tensor | None = None) -> Tensor:
+                pixel_mask: Tensor | None = None,
+                receivers: Tensor | None = None) -> Tensor:
     r"""Spread scores along affinities: ``scores @ T**num_steps``, never forming T.
 
     ``T_ij = A_ij**β / Σ_i A_ij**β``: each **column** sums to 1, as in PSA and IRNet. So at every
@@ -114,6 +116,8 @@ def random_walk(scores: Tensor,
         num_steps (int): Steps, >= 0. Defaults to 256 (PSA's ``logt`` 8 and IRNet's
             ``exp_times`` 8).
         pixel_mask (Tensor, optional): Bool (B, h, w), False = padding.
+        receivers (Tensor, optional): Bool (B, h, w), the pixels that take scores of their
+            neighbours; the others only give, and keep their own. Defaults to all.
 
     Returns:
         Tensor: Float32 (B, C, h, w), 0 outside of the mask. It carries no gradient.
@@ -121,7 +125,8 @@ def random_walk(scores: Tensor,
     Raises:
         ValueError: If a shape does not fit, ``beta`` is not positive or ``num_steps`` negative.
     """
-    _check_walk(scores, affinity, offsets, beta, num_steps, pixel_mask)
+    _check_walk(scores, affinity, offsets, beta, num_steps)
+    _check_pixels(scores, pixel_mask=pixel_mask, receivers=receivers)
     batch, classes, height, width = scores.shape
     if not scores.numel():
         return scores.float()
@@ -129,14 +134,48 @@ def random_walk(scores: Tensor,
     scores = torch.nan_to_num(scores.float()).masked_fill(~inside[:, None], 0.0)
     with torch.autocast(scores.device.type, enabled=False):
         neighbours, weights = _transitions(affinity, offsets, beta, inside)
+        if receivers is not None:
+            weights[~receivers.flatten()] = _own(weights.shape[1], weights)
         walked = scores.permute(0, 2, 3, 1).reshape(-1, classes)  # (B h w, C)
         for _ in range(num_steps):
             walked = F.embedding_bag(neighbours, walked, mode='sum', per_sample_weights=weights)
     return walked.view(batch, height, width, classes).permute(0, 3, 1, 2).contiguous()
 
 
+@torch.no_grad()
+def two_stage_walk(scores: Tensor,
+                   affinity: Tensor,
+                   offsets: Sequence[Offset],
+                   boundary: Tensor,
+                   beta: float = 8.0,
+                   num_steps: int = 256,
+                   pixel_mask: Tensor | None = None) -> Tensor:
+    """RETAB's boundary-aware propagation (Eqs. 2 and 3).
+
+    In the first walk only pixels off the boundary meet, so that the boundary isolates; those on it
+    keep their scores. In the second only pixels on the boundary receive, from everyone.
+
+    Args:
+        scores, affinity, offsets, beta, num_steps, pixel_mask: See :func:`random_walk`; the steps
+            are those of each stage.
+        boundary (Tensor): Bool (B, h, w).
+
+    Returns:
+        Tensor: Float32 (B, C, h, w), 0 outside of the mask. It carries no gradient.
+
+    Raises:
+        ValueError: As :func:`random_walk`.
+    """
+    _check_walk(scores, affinity, offsets, beta, num_steps)
+    _check_pixels(scores, pixel_mask=pixel_mask, boundary=boundary)
+    inside = torch.ones_like(boundary) if pixel_mask is None else pixel_mask
+    first = random_walk(scores, affinity, offsets, beta, num_steps, inside & ~boundary)
+    first = torch.where(boundary[:, None], torch.nan_to_num(scores.float()), first)
+    return random_walk(first, affinity, offsets, beta, num_steps, inside, receivers=boundary)
+
+
 def _check_walk(scores: Tensor, affinity: Tensor, offsets: Sequence[Offset], beta: float,
-                num_steps: int, pixel_mask: Tensor | None) -> None:
+                num_steps: int) -> None:
     if scores.ndim != 4:
         raise ValueError(f'Expected scores of shape (B, C, h, w), but got {tuple(scores.shape)}.')
     batch, _, height, width = scores.shape
@@ -144,12 +183,23 @@ def _check_walk(scores: Tensor, affinity: Tensor, offsets: Sequence[Offset], bet
     if affinity.shape != expected:
         raise ValueError(
             f'Expected an affinity of shape {expected}, but got {tuple(affinity.shape)}.')
-    if pixel_mask is not None and pixel_mask.shape != (batch, height, width):
-        raise ValueError(f'Expected pixel_mask of shape {(batch, height, width)}, '
-                         f'but got {tuple(pixel_mask.shape)}.')
     if not beta > 0 or num_steps < 0:
         raise ValueError('Expected a positive beta and num_steps of at least 0, '
                          f'but got {beta} and {num_steps}.')
+
+
+def _check_pixels(scores: Tensor, **masks: Tensor | None) -> None:
+    expected = (scores.shape[0], *scores.shape[2:])
+    for name, mask in masks.items():
+        if mask is not None and mask.shape != expected:
+            raise ValueError(f'Expected {name} of shape {expected}, but got {tuple(mask.shape)}.')
+
+
+def _own(entries: int, like: Tensor) -> Tensor:
+    """Weights (entries,) of a pixel that receives nothing: the last entry is its own."""
+    weights = like.new_zeros(entries)
+    weights[-1] = 1
+    return weights
 
 
 def _transitions(affinity: Tensor, offsets: Sequence[Offset], beta: float,
