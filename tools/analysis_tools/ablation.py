@@ -11,7 +11,11 @@ the config), which training never reads.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmengine.config import Config
 

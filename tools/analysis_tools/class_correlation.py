@@ -7,7 +7,11 @@ of the data set) was subtracted. Writes matrices as pictures and prints the clos
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model

@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmengine.config import Config
 

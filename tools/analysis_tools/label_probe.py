@@ -7,9 +7,13 @@ says holds for a segmentor whose encoder is not trained further.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmengine.registry import DATASETS
 from torch import nn

@@ -6,7 +6,11 @@ feature at the point, blue (0 or less) to red (1).
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis.analysis import settings_of, settings_text
 from mmseg_dhr.apis.build import build_dataset, build_model

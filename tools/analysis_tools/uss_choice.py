@@ -7,7 +7,11 @@ Scores DHR and the two controls without transport once for each folder of cached
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmengine.config import Config, ConfigDict
 
