@@ -1,23 +1,20 @@
-# DHR on your own tagged photos, no masks anywhere. Copy this file, edit the first block, then
-#   python tools/train.py my_photos.py
-#   python tools/test.py my_photos.py work_dirs/my_photos/iter_1100.pth --crf --out masks
+# DHR on your own tagged photos, no masks anywhere: docs/en/own_data.md. Your config is
+#   _base_ = ['configs/dhr/own_photos.py']  # where this file is, as seen from yours
+#   from mmseg_dhr.datasets import use_photos
+#
+#   use_photos(_base_, data_root='photos', images='images', labels='labels.csv')
 # Photos of at most about 640 px are the right size; shrink larger ones first.
 _base_ = ['./vocmini_effnetlite0.py']
-data_root = '{{$MMSEG_DHR_DATA:data/photos}}'  # holds everything below
-images = 'images'  # folder of photos
-img_suffix = '.jpg'
-labels = dict(type='csv', path='labels.csv')  # json, folders: see docs/en/own_data.md
+# Stand-ins that `use_photos` replaces.
+data_root = '{{$MMSEG_DHR_DATA:data/photos}}'
+labels = dict(type='csv', path='labels.csv')
 classes = ('background', 'person', 'bicycle')
-
 num_classes = len(classes)
 photos = dict(
-    type='BaseSegDataset',
+    type='ImageLabelDataset',
     data_root=data_root,
-    data_prefix=dict(img_path=images),
-    img_suffix=img_suffix,
-    metainfo=dict(
-        classes=classes,
-        palette=[[80 * i % 256, 160 * i % 256, 240 * i % 256] for i in range(num_classes)]))
+    data_prefix=dict(img_path='images'),
+    metainfo=dict(classes=classes, palette=[[0, 0, 0], [128, 0, 0], [0, 128, 0]]))
 load_base = dict(
     type='LoadPseudoMask', mask_dir='{work_dir}/base_masks', num_classes=num_classes)
 
@@ -36,17 +33,19 @@ pseudo_label_dataset = tagged(_base_.whole_pipeline)
 model = dict(
     segmentor=dict(decode_head=dict(num_classes=num_classes)),
     cam_head=dict(num_classes=num_classes),
+    # Needs no weights. A self-supervised transformer is better: docs/en/own_data.md.
+    uss_encoder=dict(_delete_=True, type='ColorTextureUSS', stride=8),
     propagation=dict(num_classes=num_classes))
 # There are no masks to validate with; a test only writes predictions.
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
+test_pipeline = [_base_.load_image, dict(type='PackSegInputs')]
 test_dataloader = dict(
     batch_size=1,
     num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(_delete_=True, **photos,
-                 pipeline=[_base_.load_image, dict(type='PackSegInputs')]))
+    dataset=dict(_delete_=True, **photos, pipeline=test_pipeline))
 tta_pipeline = [
     _base_.load_image,
     dict(
@@ -58,5 +57,4 @@ tta_pipeline = [
             dict(type='RandomFlip', prob=1., direction='horizontal')
         ], [dict(type='PackSegInputs')]])
 ]
-test_evaluator = dict(
-    _delete_=True, type='IoUMetric', format_only=True, output_dir='{work_dir}/predictions')
+test_evaluator = []

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..formats import load_npy, read_mask
 
-__all__ = ['ClassIndex', 'read_image_labels']
+__all__ = ['ClassIndex', 'mask_labels', 'read_image_labels']
 
 Tags = tuple[int, ...]
 Entries = Iterable[tuple[str, Iterable[Any]]]
@@ -131,7 +131,8 @@ def read_image_labels(source: Mapping[str, Any], classes: Sequence[str],
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such {"folder" if kind in _FOLDERS else "file"} of '
-                                f"image-level labels (type '{kind}').")
+                                f"image-level labels (type '{kind}'). docs/en/datasets.md has the "
+                                'commands that make tags of benchmarks.')
     if path.is_dir() != (kind in _FOLDERS):
         raise ValueError(f"{path}: image labels of type '{kind}' are a "
                          f'{"folder" if kind in _FOLDERS else "file"}.')
@@ -257,14 +258,30 @@ def _read_masks(path: Path, index: ClassIndex, ids: Sequence[str] | None, suffix
         file = path / f'{image_id}{suffix}'
         if not file.is_file():
             continue  # reported with all others that are missing
-        counts = np.bincount(read_mask(file).ravel(), minlength=256)
-        if reduce_zero_label:
-            counts = np.concatenate([counts[1:255], [0, counts[0] + counts[255]]])
-        unknown = np.flatnonzero(counts[len(index.classes):255]) + len(index.classes)
-        if len(unknown):
-            raise ValueError(f'{file}: expected label indices below {len(index.classes)} or 255, '
-                             f'but found {unknown[:5].tolist()}.')
-        yield image_id, np.flatnonzero(counts[:len(index.classes)] >= min_pixels).tolist()
+        yield image_id, mask_labels(file, len(index.classes), reduce_zero_label, min_pixels)
+
+
+def mask_labels(file: Path, num_classes: int, reduce_zero_label: bool = False,
+                min_pixels: int = 1) -> list[int]:
+    """The label ids that a mask shows, sorted.
+
+    Args:
+        file (Path): 8-bit PNG; 255 is ignored.
+        num_classes (int): Label ids are below it.
+        reduce_zero_label (bool): 0 is ignored and all others move down by one.
+        min_pixels (int): That a label must have. Defaults to 1.
+
+    Raises:
+        ValueError: If there is a label that is no class, or the file is damaged.
+    """
+    counts = np.bincount(read_mask(file).ravel(), minlength=256)
+    if reduce_zero_label:
+        counts = np.concatenate([counts[1:255], [0, counts[0] + counts[255]]])
+    unknown = np.flatnonzero(counts[num_classes:255]) + num_classes
+    if len(unknown):
+        raise ValueError(f'{file}: expected label indices below {num_classes} or 255, '
+                         f'but found {unknown[:5].tolist()}.')
+    return np.flatnonzero(counts[:num_classes] >= min_pixels).tolist()
 
 
 _FOLDERS = ('folders', 'masks')

@@ -19,11 +19,11 @@ __all__ = ['check_checkpoint', 'check_datasets', 'check_state', 'leaf_datasets',
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
                 'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
-_LAYOUT = 'JPEGImages/, SegmentationClassAug/ and ImageSets/Segmentation/*.txt'
-
 # Files that one of the commands makes.
-_HOW_TO_MAKE = {'trainaug.txt': 'Make it with `python tools/dataset_converters/voc_trainaug.py '
-                                '{root}`. '}
+_TO_MAKE = dict.fromkeys(('train2014.txt', 'train2014_objects.txt', 'val2014.txt',
+                          'val2014_objects.txt', 'masks/train2014', 'masks/val2014'),
+                         'coco_objects')
+_TO_MAKE['trainaug.txt'] = 'voc_trainaug'
 
 # Draws its folder itself when it is first loaded.
 _SELF_MADE = ('ScenesDataset', )
@@ -80,27 +80,34 @@ def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
     if dataset.get('backend_args') or dataset.get('type') in _SELF_MADE:
         return
     root = dataset.get('data_root')
-    if root and not os.path.isdir(root):
-        raise UserError(f'{root}: no such data folder (`{key}.data_root`). Expected the layout of '
-                        f'PASCAL VOC: {_LAYOUT}. {_HOW_TO_GIVE}')
     prefixes = dataset.get('data_prefix') or {}
     parts = {'ann_file': dataset.get('ann_file')}
     parts.update({f'data_prefix.{name}': prefixes.get(name)
                   for name in ('img_path', 'seg_map_path')})
+    layout = ', '.join(filter(None, parts.values())) or 'the images'
+    if root and not os.path.isdir(root):
+        raise UserError(f'{root}: no such data folder (`{key}.data_root`). Expected a folder that '
+                        f'holds {layout}. {_HOW_TO_GIVE}')
     for name, part in parts.items():
         path = os.path.join(root or '', part) if part else None
         if path and not os.path.exists(path):
-            hint = _HOW_TO_MAKE.get(os.path.basename(path), '').format(root=root or 'FOLDER')
-            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root)}{hint}'
-                            f'{_HOW_TO_GIVE}')
+            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root, layout)}'
+                            f'{_how_to_make(path, root)}{_HOW_TO_GIVE}')
 
 
-def _found(root: str | None) -> str:
+def _how_to_make(path: str, root: str | None) -> str:
+    for end, tool in _TO_MAKE.items():
+        if path.endswith(f'/{end}'):
+            return f'Make it with `python tools/dataset_converters/{tool}.py {root or "FOLDER"}`. '
+    return ''
+
+
+def _found(root: str | None, layout: str) -> str:
     if not root:
         return ''
     names = sorted(entry.name for entry in Path(root).iterdir() if entry.name[0] != '.')
     shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
-    return f'Expected {root} to hold {_LAYOUT}, but found {shown or "nothing"}. '
+    return f'Expected {root} to hold {layout}, but found {shown or "nothing"}. '
 
 
 @contextmanager

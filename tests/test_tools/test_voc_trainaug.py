@@ -36,8 +36,8 @@ def test_union_in_order_and_one_folder_of_masks(run_tool, root, capfd):
             'c.png': 'SegmentationClass c', 'd.png': 'SegmentationClassAug d'}
         output, error = capfd.readouterr()
         assert '4 images (train 2, aug 3)' in output and f': {copied} masks of' in output
-        assert error == ('warning: expected the 10582 images of VOC 2012 + SBD, but the lists '
-                         'hold 4\n')
+        assert error == ('warning: expected the 10582 images of VOC 2012 + SBD (train), but '
+                         'found 4\n')
     assert sorted(os.listdir(lists)) == ['aug.txt', 'train.txt', 'trainaug.txt', 'val.txt']
 
 

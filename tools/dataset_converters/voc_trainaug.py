@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmseg_dhr.datasets.converters import count_warning, read_list, write_list
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, friendly_errors
 
-EXPECTED = 10582
 LISTS = 'ImageSets/Segmentation'
 MASKS, AUG_MASKS = 'SegmentationClass', 'SegmentationClassAug'
 HOW = ('`python tools/dataset_converters/voc_aug.py data/VOCdevkit data/VOCdevkit/VOCaug` of '
@@ -32,28 +32,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_list(root: Path, name: str) -> list[str]:
-    """Ids of ``{name}.txt``, in order, without blank lines.
-
-    Raises:
-        UserError: If the list is missing or empty.
-    """
-    path = root / LISTS / f'{name}.txt'
-    if not path.is_file():
-        raise UserError(f'{path}: no such list. {HOW}')
-    ids = path.read_text(encoding='utf-8').split()
-    if not ids:
-        raise UserError(f'{path}: expected one image id per line, but the list is empty. {HOW}')
-    return ids
-
-
 def join_lists(root: Path) -> tuple[list[str], list[str], list[str]]:
     """The ids of train, of aug, and of both without repetition.
 
     Raises:
         UserError: If a list is missing, or an image is also one of val.
     """
-    train, aug, val = (read_list(root, name) for name in ('train', 'aug', 'val'))
+    train, aug, val = (read_list(root / LISTS / f'{name}.txt', HOW)
+                       for name in ('train', 'aug', 'val'))
     both = list(dict.fromkeys([*train, *aug]))
     held_out = set(val)
     leaked = [image_id for image_id in both if image_id in held_out]
@@ -91,13 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         train, aug, both = join_lists(args.root)
         copied = complete_masks(args.root, both)
         out = args.root / LISTS / 'trainaug.txt'
-        with atomic_path(out) as temporary:
-            temporary.write_text(''.join(f'{image_id}\n' for image_id in both), encoding='utf-8')
+        write_list(out, both)
     print(f'{out}: {len(both)} images (train {len(train)}, aug {len(aug)})')
     print(f'{args.root / AUG_MASKS}: {copied} masks of {MASKS}/ added')
-    if len(both) != EXPECTED:
-        print(f'warning: expected the {EXPECTED} images of VOC 2012 + SBD, but the lists hold '
-              f'{len(both)}', file=sys.stderr)
+    warning = count_warning('PascalVOCDataset', 'train', len(both))
+    if warning:
+        print(warning, file=sys.stderr)
 
 
 if __name__ == '__main__':
