@@ -1,4 +1,4 @@
-"""M_base from CAMs: a background, boundary correction, argmax."""
+"""M_base from CAMs or seeds: a background, boundary correction, argmax."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor
 
-from ..formats import Manifest, read_cam, state_fingerprint, write_mask
+from ..formats import read_mask, state_fingerprint, write_mask
 from ..ops import DenseCRFParams, add_background, dense_crf
+from ..utils import UserError
 from .cams import multi_scale_cams
 from .common import Photo, Shard, in_background, list_photos, open_shard, read_rgb
+from .seed_folder import LabelledMaps, SeedFolder, open_seeds
 
 __all__ = ['BaseMaskSettings', 'mask_from_cam', 'write_base_masks']
+
+_OF_CAMS = dict(background_constant=0.3)
 
 
 class BaseMaskSettings(NamedTuple):
@@ -22,18 +28,29 @@ class BaseMaskSettings(NamedTuple):
 
     Attributes:
         background_constant: Background score beside the CAMs; None to use ``background_power``.
-        background_power: Exponent of ``(1 - max_c)``; None to use the constant.
-        crf: Settings of :class:`DenseCRFParams`; None = no CRF.
+        background_power: Exponent of ``(1 - max_c)``; None to use the constant. Both None: that of
+            the method whose seeds are read; 0.3 for CAMs.
+        crf: Settings of :class:`DenseCRFParams`, and ``backend``, see
+            :func:`mmseg_dhr.ops.dense_crf`; None = no CRF.
         background_index: Label id of the background; None if the data set has none.
     """
-    background_constant: float | None = 0.3
+    background_constant: float | None = None
     background_power: float | None = None
     crf: dict[str, Any] | None = {}
     background_index: int | None = 0
 
+    @property
+    def has_background(self) -> bool:
+        """Whether it says how to score the background."""
+        return self.background_constant is not None or self.background_power is not None
+
+    def or_background(self, **background: Any) -> BaseMaskSettings:
+        """With this background, unless it has one."""
+        return self if self.has_background else self._replace(**background)
+
 
 def mask_from_cam(image: np.ndarray, cam: np.ndarray, tags: Sequence[int],
-                  settings: BaseMaskSettings) -> np.ndarray:
+                  settings: BaseMaskSettings, background: np.ndarray | None = None) -> np.ndarray:
     """One mask of label ids.
 
     Args:
@@ -41,29 +58,38 @@ def mask_from_cam(image: np.ndarray, cam: np.ndarray, tags: Sequence[int],
         cam (np.ndarray): (n, h, w) in [0, 1], the maps of the tags.
         tags (Sequence[int]): Foreground label ids (n,).
         settings (BaseMaskSettings): Background and CRF.
+        background (np.ndarray, optional): (h, w) in [0, 1], in place of the settings' background.
 
     Returns:
         np.ndarray: uint8 (H, W); all background without tags (255 if there is no background).
     """
     labels = list(tags)
     size = image.shape[:2]
-    scores = torch.zeros((1, 0, *size))
-    if labels:
-        scores = F.interpolate(torch.from_numpy(cam.astype(np.float32))[None], size=size,
-                               mode='bilinear', align_corners=False)
+    scores = _enlarged(cam, size) if labels else torch.zeros((1, 0, *size))
     if settings.background_index is not None:
         labels = [settings.background_index, *labels]
-        scores = add_background(scores, settings.background_power, settings.background_constant)
+        if background is not None:
+            scores = torch.cat([_enlarged(background[None], size), scores], 1)
+        else:
+            rule = settings.or_background(**_OF_CAMS)
+            scores = add_background(scores, rule.background_power, rule.background_constant)
     if not labels:
         return np.full(size, 255, np.uint8)
     probs = scores[0].numpy()
     if settings.crf is not None:
-        probs = dense_crf(image, probs, DenseCRFParams()._replace(**settings.crf))
+        params = dict(settings.crf)
+        backend = params.pop('backend', 'auto')
+        probs = dense_crf(image, probs, DenseCRFParams()._replace(**params), backend)
     return np.asarray(labels, np.uint8)[probs.argmax(0)]
 
 
+def _enlarged(maps: np.ndarray, size: Sequence[int]) -> Tensor:
+    return F.interpolate(torch.from_numpy(maps.astype(np.float32))[None], size=tuple(size),
+                         mode='bilinear', align_corners=False)
+
+
 def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettings,
-                     model: Any = None, cam_dir: str | Path | None = None,
+                     model: Any = None, seeds: str | Path | None = None, flavour: str = 'auto',
                      scales: Sequence[float] = (1.0, ), flip: bool = True, threads: int = 1,
                      overwrite: bool = False, batch_size: int = 1) -> Path:
     """Write M_base as palette PNG for every image; goes on where it stopped.
@@ -71,9 +97,12 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
     Args:
         dataset (TaggedDataset): The images and their tags.
         out_dir: Output folder.
-        settings (BaseMaskSettings): Background and CRF.
-        model (DualEncoderSegmentor, optional): Makes the CAMs on the fly.
-        cam_dir (optional): Folder of CAMs that were written before.
+        settings (BaseMaskSettings): Background and CRF. Not for masks that are brought.
+        model (optional): Makes the CAMs on the fly, see
+            :func:`mmseg_dhr.apis.cams.multi_scale_cams`.
+        seeds (optional): Folder of CAMs that were written before, or of the seeds or masks of
+            another method, see :func:`mmseg_dhr.apis.seed_folder.open_seeds`.
+        flavour (str): Of the seeds. Defaults to 'auto', by what the files hold.
         scales, flip: Of the CAMs, with ``model``.
         threads (int): For the CRF, beside this one. Defaults to 1.
         overwrite (bool): Replace files of other settings. Defaults to False.
@@ -83,46 +112,72 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
         Path: The folder.
 
     Raises:
-        ValueError: Unless exactly one of ``model`` and ``cam_dir`` is given.
+        ValueError: Unless exactly one of ``model`` and ``seeds`` is given.
+        UserError: If the seeds do not fit the data set, or lie in ``out_dir``.
     """
-    if (model is None) == (cam_dir is None):
-        raise ValueError('Expected exactly one of `model` and `cam_dir`.')
-    origin = (dict(scales=list(scales), flip=flip, weights=state_fingerprint(model))
-              if model is not None else dict(cams=_origin_of(Path(str(cam_dir)))))
-    shard = open_shard('base masks', out_dir, list_photos(dataset),
+    if (model is None) == (seeds is None):
+        raise ValueError('Expected exactly one of `model` and `seeds`.')
+    if seeds is not None and Path(seeds).resolve() == Path(out_dir).resolve():
+        raise UserError(f'{seeds}: the seeds lie where M_base is to be written. Move them, or give '
+                        'another output folder.')
+    photos, opened = list_photos(dataset), None
+    origin: dict[str, Any] = dict(scales=list(scales), flip=flip)
+    if seeds is None:
+        origin['weights'] = state_fingerprint(model)
+        settings = settings.or_background(**_OF_CAMS)
+    else:
+        opened = open_seeds(seeds, photos, len(dataset.metainfo['classes']),
+                            settings.background_index, flavour, threads)
+        origin = dict(flavour=opened.name, seeds=opened.digest)
+        settings = _settings_for(opened, settings)
+    shard = open_shard('base masks', out_dir, photos,
                        dict(kind='base', **origin, **settings._asdict()), '.png', overwrite)
-    cams = (_cams_of_folder(shard, Path(str(cam_dir))) if model is None else
-            _cams_of_model(shard, model, scales, flip, batch_size))
+    maps = (_maps_of_model(shard, model, scales, flip, batch_size) if opened is None else
+            _maps_of_folder(shard, opened))
     with in_background(threads) as submit:
-        for photo, cam in cams:
-            submit(_finish_mask, photo, cam, settings, str(shard.output.path(photo.img_id)),
+        for photo, one in maps:
+            submit(_finish_mask, photo, one, settings, shard.output.path(photo.img_id),
                    dataset.metainfo['palette'])
     shard.finish()
     return Path(out_dir)
 
 
-def _origin_of(cam_dir: Path) -> Any:
-    """What made the CAMs of a folder; other CAMs may come to lie at the same path."""
-    manifest = Manifest.load(cam_dir)
-    return str(cam_dir) if manifest is None else manifest.settings
+def _settings_for(seeds: SeedFolder, settings: BaseMaskSettings) -> BaseMaskSettings:
+    """The settings with the seeds' own background where none is set; says which it is."""
+    if seeds.are_masks:  # nothing is done to them
+        return BaseMaskSettings(crf=None, background_index=settings.background_index)
+    if seeds.has_background and not settings.has_background:
+        print_log(f"{seeds.folder}: the background is the files' own.", logger='current')
+        return settings
+    chosen = settings.or_background(**seeds.flavour.background)
+    rule = (f'(1 - max)^{chosen.background_power:g}' if chosen.background_constant is None
+            else f'{chosen.background_constant:g}')
+    whose = 'as set' if settings.has_background else f'that of {seeds.name}'
+    print_log(f'{seeds.folder}: the background score is {rule}, {whose}.', logger='current')
+    return chosen
 
 
-def _cams_of_model(shard: Shard, model: Any, scales: Sequence[float], flip: bool,
-                   batch_size: int) -> Iterator[tuple[Photo, np.ndarray]]:
+def _maps_of_model(shard: Shard, model: Any, scales: Sequence[float], flip: bool,
+                   batch_size: int) -> Iterator[tuple[Photo, LabelledMaps]]:
     model.eval()
     for photos, images in shard.images(batch_size):
         cams = multi_scale_cams(model, images, [photo.tags for photo in photos], scales, flip)
         for photo, cam in zip(photos, cams, strict=True):
-            yield photo, cam.numpy().astype(np.float16)  # like those of a folder
+            # Rounded like those of a folder.
+            yield photo, LabelledMaps(photo.tags, cam.numpy().astype(np.float16), None)
 
 
-def _cams_of_folder(shard: Shard, folder: Path) -> Iterator[tuple[Photo, np.ndarray]]:
+def _maps_of_folder(shard: Shard,
+                    seeds: SeedFolder) -> Iterator[tuple[Photo, LabelledMaps | Path]]:
     for photo, in shard.batches():
-        labels, maps = read_cam(folder / f'{photo.img_id}.npz')
-        order = [labels.tolist().index(tag) for tag in photo.tags]
-        yield photo, maps[order]
+        yield photo, seeds.path(photo) if seeds.are_masks else seeds.read(photo)
 
 
-def _finish_mask(photo: Photo, cam: np.ndarray, settings: BaseMaskSettings, out: str,
+def _finish_mask(photo: Photo, maps: LabelledMaps | Path, settings: BaseMaskSettings, out: Path,
                  palette: Sequence[Sequence[int]]) -> None:
-    write_mask(out, mask_from_cam(read_rgb(photo.path), cam, photo.tags, settings), palette)
+    if isinstance(maps, Path):
+        write_mask(out, read_mask(maps), palette)
+        return
+    own = None if settings.has_background else maps.background
+    write_mask(out, mask_from_cam(read_rgb(photo.path), maps.maps, maps.labels, settings, own),
+               palette)

@@ -19,8 +19,8 @@ from ..utils import UserError
 from ..utils.throughput import Throughput
 
 __all__ = [
-    'Photo', 'Shard', 'in_background', 'list_photos', 'of_one_size', 'open_shard', 'read_ahead',
-    'read_rgb', 'read_truth'
+    'Photo', 'Shard', 'TrueMasks', 'image_size', 'in_background', 'list_photos', 'of_one_size',
+    'open_shard', 'read_ahead', 'read_rgb', 'read_truth'
 ]
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
@@ -133,7 +133,7 @@ def of_one_size(photos: Sequence[Photo], batch_size: int) -> list[list[Photo]]:
         return [[photo] for photo in photos]
     groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
     for photo in photos:
-        groups[_image_size(photo.path)].append(photo)
+        groups[image_size(photo.path)].append(photo)
     return [group[start:start + batch_size] for group in groups.values()
             for start in range(0, len(group), batch_size)]
 
@@ -191,7 +191,7 @@ def _read_batch(photos: Sequence[Photo]) -> np.ndarray:
     return np.stack([read_rgb(photo.path) for photo in photos])
 
 
-def _image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """The size of :func:`read_rgb`'s image, from the file's header."""
     with _opened(path) as image:
         width, height = image.size
@@ -211,14 +211,35 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
                         f'({error}). Replace it or take it off the list.') from error
 
 
-def read_truth(folder: str | Path, photo: Photo) -> np.ndarray:
-    """The true mask of an image, uint8 (H, W).
+class TrueMasks(NamedTuple):
+    """Where a data set keeps its true masks, and how their labels are to be read.
+
+    Attributes:
+        folder: Folder of the files ``{id}{suffix}``.
+        suffix: '_labelTrainIds.png' for COCO-Stuff.
+        reduce_zero_label: 0 is ignored and all others move down by one, as in ADE20K.
+    """
+    folder: Path
+    suffix: str = '.png'
+    reduce_zero_label: bool = False
+
+
+def read_truth(masks: str | Path | TrueMasks, photo: Photo) -> np.ndarray:
+    """The true mask of an image, uint8 (H, W) of label ids and 255.
+
+    Args:
+        masks: A folder of ``{id}.png`` that hold label ids, or a data set's own masks.
+        photo (Photo): The image.
 
     Raises:
         UserError: If it is missing.
     """
-    path = Path(folder) / f'{photo.img_id}.png'
+    if not isinstance(masks, TrueMasks):
+        masks = TrueMasks(Path(masks))
+    path = masks.folder / f'{photo.img_id}{masks.suffix}'
     if not path.is_file():
         raise UserError(f'{path}: no true mask for image {photo.img_id}. Scoring needs masks for '
                         'every image; set `score_masks` in the config, below the data root.')
-    return read_mask(path)
+    mask = read_mask(path)
+    # uint8: 0 becomes 255
+    return np.where(mask == 255, mask, mask - 1) if masks.reduce_zero_label else mask

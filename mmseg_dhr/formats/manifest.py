@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from .atomic import PathLike, atomic_path
 
-__all__ = ['MANIFEST_NAME', 'Manifest', 'OutputFolder', 'open_output', 'state_fingerprint']
+__all__ = [
+    'MANIFEST_NAME', 'Manifest', 'OutputFolder', 'open_output', 'origin_of', 'state_fingerprint'
+]
 
 MANIFEST_NAME = 'manifest.json'
 
@@ -147,6 +149,16 @@ def open_output(folder: PathLike, settings: Mapping[str, Any], ids: Sequence[str
             path.unlink()
     manifest.save(folder)
     return OutputFolder(folder, manifest, tuple(ids), suffix)
+
+
+def origin_of(folder: PathLike) -> Any:
+    """What made the files of a folder, for the settings of what is made from them.
+
+    Returns:
+        Any: The settings of its manifest; its path where it has none.
+    """
+    manifest = Manifest.load(Path(folder))
+    return str(folder) if manifest is None else manifest.settings
 
 
 def state_fingerprint(state: nn.Module | Mapping[str, Any]) -> str:

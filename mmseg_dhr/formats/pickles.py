@@ -57,8 +57,13 @@ class RestrictedUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_pickle(path: PathLike) -> Any:
+def load_pickle(path: PathLike,
+                unpickler: type[RestrictedUnpickler] = RestrictedUnpickler) -> Any:
     """Read a pickle of numpy arrays, numbers, strings, lists, tuples and dicts.
+
+    Args:
+        path: File to read.
+        unpickler (type): What it may hold. Defaults to :class:`RestrictedUnpickler`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,11 +71,15 @@ def load_pickle(path: PathLike) -> Any:
         ValueError: If the file is damaged.
     """
     with open(path, 'rb') as file:
-        return _unpickle(file, path)
+        return _unpickle(file, path, unpickler)
 
 
-def load_npy(path: PathLike) -> Any:
+def load_npy(path: PathLike, unpickler: type[RestrictedUnpickler] = RestrictedUnpickler) -> Any:
     """Read an ``.npy`` file, also one of objects, such as a dict that ``np.save`` pickled.
+
+    Args:
+        path: File to read.
+        unpickler (type): What it may hold. Defaults to :class:`RestrictedUnpickler`.
 
     Returns:
         The array, or the object itself if the file holds a single one.
@@ -91,15 +100,15 @@ def load_npy(path: PathLike) -> Any:
                 return np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f'{path}: not a whole .npy file ({error}).') from error
-        array = _unpickle(file, path)
+        array = _unpickle(file, path, unpickler)
     if not isinstance(array, np.ndarray):
         raise ValueError(f'{path}: expected a pickled array, but found {type(array).__name__}.')
     return array.item() if array.ndim == 0 else array
 
 
-def _unpickle(file: BinaryIO, path: PathLike) -> Any:
+def _unpickle(file: BinaryIO, path: PathLike, unpickler: type[RestrictedUnpickler]) -> Any:
     try:
-        return RestrictedUnpickler(file, path).load()
+        return unpickler(file, path).load()
     except UnsafePickleError:
         raise
     # A damaged pickle fails in as many ways as there are opcodes; all mean the same to the reader.

@@ -20,7 +20,7 @@ import torch
 from .atomic import PathLike
 from .pickles import RestrictedUnpickler, UnsafePickleError
 
-__all__ = ['load_torch_file']
+__all__ = ['TensorUnpickler', 'load_torch_file']
 
 # Top-level packages whose objects describe a training: kept as stand-ins.
 _DESCRIPTIVE = ('argparse', 'hydra', 'lightning', 'lightning_fabric', 'lightning_utilities',
@@ -76,15 +76,19 @@ def load_torch_file(path: PathLike) -> Any:
         ValueError: If the file is damaged or of another kind.
     """
     with open(path, 'rb') as file:
-        try:
-            return torch.load(_source(file), map_location='cpu', weights_only=False,
-                              pickle_module=_pickle_module(path))
-        except UnsafePickleError:
-            raise
-        # A damaged file fails in as many ways as there are opcodes and layouts.
-        except Exception as error:
-            raise ValueError(f'{path}: not a whole torch file '
-                             f'({type(error).__name__}: {error}).') from error
+        return _load(file, path)
+
+
+def _load(file: BinaryIO, path: PathLike) -> Any:
+    try:
+        return torch.load(_source(file), map_location='cpu', weights_only=False,
+                          pickle_module=_pickle_module(path))
+    except UnsafePickleError:
+        raise
+    # A damaged file fails in as many ways as there are opcodes and layouts.
+    except Exception as error:
+        raise ValueError(f'{path}: not a whole torch file '
+                         f'({type(error).__name__}: {error}).') from error
 
 
 def _source(file: BinaryIO) -> BinaryIO:
@@ -115,14 +119,37 @@ def _pickle_module(path: PathLike) -> Any:
     return module
 
 
-class _TorchUnpickler(RestrictedUnpickler):
+class TensorUnpickler(RestrictedUnpickler):
+    """Rebuilds tensors too, on the CPU: those that were pickled as any object is.
+
+    Such a pickle holds each tensor's numbers as the bytes of a legacy ``torch.save`` file, and
+    names the function of torch that would unpickle these without any restriction. They are read as
+    :func:`load_torch_file` reads them instead.
+    """
+    readable = 'tensors, numpy arrays, numbers, strings and plain containers'
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up an allowed name."""
+        if (module, name) in _REBUILD:
+            return _wrapped(getattr(torch._utils, name))
+        if (module, name) == ('torch.storage', '_load_from_bytes'):
+            return self._storage
+        return super().find_class(module, name)
+
+    def _storage(self, content: bytes) -> Any:
+        storage = _load(io.BytesIO(content), self._path)
+        if not torch.is_storage(storage):
+            raise ValueError(f'expected the numbers of a tensor, but found '
+                             f'{type(storage).__name__}')
+        return storage
+
+
+class _TorchUnpickler(TensorUnpickler):
     readable = ('tensors, numpy arrays, numbers, strings, plain containers and the settings of '
                 'Lightning and mmengine')
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up an allowed name; torch's own subclass has taken the storage types out."""
-        if (module, name) in _REBUILD:
-            return _wrapped(getattr(torch._utils, name))
         if (module, name) in _TYPES:
             return _TYPES[module, name]
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):

@@ -14,6 +14,7 @@ from mmseg_dhr.apis import (
     write_cams,
 )
 from mmseg_dhr.formats import Manifest, read_cam
+from mmseg_dhr.ops import Climbing, climb
 from mmseg_dhr.utils import UserError
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
@@ -83,6 +84,52 @@ def test_batch_equals_one_by_one(model, scales, flip) -> None:
         torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_only_the_contract_is_asked_for(model, image) -> None:
+    """Any network with these three and a parameter will do."""
+
+    class Bare(torch.nn.Module):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cam_head = model.cam_head
+
+        def rgb_to_inputs(self, images: torch.Tensor) -> torch.Tensor:
+            return model.rgb_to_inputs(images)
+
+        def cam_maps(self, inputs: torch.Tensor) -> torch.Tensor:
+            return model.cam_maps(inputs)
+
+    torch.testing.assert_close(multi_scale_cam(Bare(), image, (2, 5)),
+                               multi_scale_cam(model, image, (2, 5)))
+
+
+def test_climbing_by_hand(model, image) -> None:
+    """Every tag climbs on its own, and so does the mirrored image."""
+    climbing = Climbing(2, 0.5)
+    found = multi_scale_cam(model, image, (2, 5), climbing=climbing)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+    inputs = ((pixels - MEAN) / STD)[None]
+    for cam, channel in zip(found, (1, 4), strict=True):
+        views = [climb(model.cam_maps, view, torch.tensor([channel]), climbing)
+                 for view in (inputs, inputs.flip(-1))]
+        total = sum(F.interpolate(view[None], size=(12, 10), mode='bilinear')[0, 0]
+                    for view in (views[0], views[1].flip(-1)))
+        torch.testing.assert_close(cam, total / total.max(), rtol=1e-3, atol=1e-3)
+    plain = multi_scale_cam(model, image, (2, 5))
+    assert (found - plain).abs().max() > 0.01
+    torch.testing.assert_close(
+        multi_scale_cam(model, image, (2, 5), climbing=Climbing(0)), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_climbing_of_a_batch_equals_one_by_one(model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 30, 38, 3), np.uint8)
+    tags, climbing = [(2, 5), (), (1, )], Climbing(2, 0.5)
+    found = multi_scale_cams(model, images, tags, climbing=climbing)
+    for cam, image, labels in zip(found, images, tags, strict=True):
+        expected = multi_scale_cam(model, image, labels, climbing=climbing)
+        torch.testing.assert_close(cam, expected, rtol=1e-3, atol=1e-3)
+
+
 class TestWriteCams:
 
     def test_files(self, model, scenes, tmp_path) -> None:
@@ -100,7 +147,7 @@ class TestWriteCams:
         gone.unlink()
         made, real = [], cams.multi_scale_cams
         monkeypatch.setattr(cams, 'multi_scale_cams',
-                            lambda *args: made.append(1) or real(*args))
+                            lambda *args, **more: made.append(1) or real(*args, **more))
         write_cams(model, scenes, tmp_path)
         assert len(made) == 1
         assert np.array_equal(read_cam(gone).maps, content.maps)
@@ -129,6 +176,8 @@ class TestWriteCams:
         write_cams(model, scenes, tmp_path)
         with pytest.raises(UserError, match='flip was True and is now False'):
             write_cams(model, scenes, tmp_path, flip=False)
+        with pytest.raises(UserError, match='climbing was None and is now'):
+            write_cams(model, scenes, tmp_path, climbing=Climbing(1))
         model.cam_head.classifier.weight.data.neg_()
         with pytest.raises(UserError, match='weights was'):
             write_cams(model, scenes, tmp_path)

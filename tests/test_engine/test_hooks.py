@@ -183,6 +183,26 @@ class TestRecursiveLearningHook:
                            r'.*warmup\.pth .*base --scales 1\.0`'):
             train(recursive(), max_iters=5, resume=True)
 
+    def test_seeds_of_another_method(self, train, recursive, scenes_root, tmp_path) -> None:
+        tags = json.loads((scenes_root / 'image_labels.json').read_text())
+        (tmp_path / 'seeds').mkdir()
+        for image_id in tags:
+            mask = read_mask(scenes_root / f'SegmentationClass/{image_id}.png')
+            np.save(tmp_path / f'seeds/{image_id}.npy', {
+                int(label) - 1: np.where(mask == label, .9, 0) for label in np.unique(mask)
+                if label not in (0, 255)})
+        hook = recursive(0)
+        hook['base_masks'].update(seeds=str(tmp_path / 'seeds'), flavour='mctformer')
+        seen = train(hook, max_iters=2)
+        assert seen.phases == ['online'] * 2 and seen.has_base == [[True] * 2] * 2
+        for path in (tmp_path / 'base').glob('*.png'):
+            expected = read_mask(scenes_root / 'SegmentationClass' / path.name)
+            assert np.array_equal(read_mask(path), np.where(expected == 255, 0, expected))
+        assert Manifest.load(tmp_path / 'base').settings['background_constant'] == .39
+        shutil.rmtree(tmp_path / 'base')
+        with pytest.raises(UserError, match=r'`tools/make_base_masks\.py CONFIG .*seeds .*base`'):
+            train(hook, max_iters=3, resume=True)
+
     def test_resume_at_the_end_of_the_warmup_makes_the_masks(self, train, recursive,
                                                              tmp_path) -> None:
         train(recursive(2), max_iters=2)  # ends there, so that it made none

@@ -23,6 +23,7 @@ from ...utils import UserError
 
 WARMUP_CHECKPOINT = 'warmup.pth'
 SOURCES = ('student', 'teacher')
+_BASE_MASK_OPTIONS = ('out_dir', 'seeds', 'flavour', 'scales', 'flip', 'threads')
 
 
 @HOOKS.register_module()
@@ -30,7 +31,8 @@ class RecursiveLearningHook(Hook):
     """Recursive training of DHR (Section 3.3): when pseudo-labels are made, and by which network.
 
     ``warmup_iters`` iterations train the tags alone. Then, if ``base_masks`` is given, the
-    network's own CAMs and a CRF become M_base for the whole training set. After that:
+    network's own CAMs and a CRF become M_base for the whole training set, or another method's seeds
+    and a CRF, or its masks. After that:
 
     - ``interval=1``: every iteration makes M_dh from the current network (the paper);
     - ``interval=k``: every k iterations the network of that moment writes M_dh of the whole set to
@@ -57,7 +59,10 @@ class RecursiveLearningHook(Hook):
         interval (int or str): See above. Defaults to 1.
         base_masks (dict, optional): ``out_dir`` (the ``mask_dir`` of the pipeline's
             ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``threads`` and the fields of
-            :class:`BaseMaskSettings`. None: the pipeline's masks are the user's, or there are none.
+            :class:`BaseMaskSettings`; ``seeds``, a folder of another method's seeds or masks to
+            make M_base of, and their ``flavour``, see
+            :func:`mmseg_dhr.apis.base_masks.write_base_masks`. None: the pipeline's masks are the
+            user's, or there are none.
         pseudo_labels (dict, optional): For rounds: ``out_dir`` (the ``mask_dir`` of the training
             pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
             ``stride`` and ``batch_size``; ``truth_dir``, a folder of true masks ``{img_id}.png``
@@ -155,9 +160,11 @@ class RecursiveLearningHook(Hook):
     def _check_masks(self, runner: Runner) -> None:
         if self.base_masks is not None:
             folder, scales = self.base_masks['out_dir'], self.base_masks.get('scales', (1.0, ))
-            _load_complete(folder, 'tools/make_base_masks.py CONFIG '
-                           f'{Path(runner.work_dir) / WARMUP_CHECKPOINT} {folder} '
-                           f'--scales {" ".join(map(str, scales))}')
+            source = self.base_masks.get('seeds')
+            made = (f'{Path(runner.work_dir) / WARMUP_CHECKPOINT} {folder} '
+                    f'--scales {" ".join(map(str, scales))}' if source is None else
+                    f'{source} {folder}')
+            _load_complete(folder, f'tools/make_base_masks.py CONFIG {made}')
         if self.pseudo_labels is not None:
             self._check_round(runner, self.pseudo_labels['out_dir'])
 
@@ -183,13 +190,12 @@ class RecursiveLearningHook(Hook):
             self._save_warmup(runner)
         if self.base_masks is not None:
             options = dict(self.base_masks)
-            run = {k: options.pop(k) for k in ('out_dir', 'scales', 'flip', 'threads')
-                   if k in options}
+            run = {k: options.pop(k) for k in _BASE_MASK_OPTIONS if k in options}
             model = self._source
             settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
             # The folder belongs to this run: masks of an earlier run are replaced.
-            write_base_masks(runner.train_dataloader.dataset, settings=settings, model=model,
-                             overwrite=True, **run)
+            write_base_masks(runner.train_dataloader.dataset, settings=settings, overwrite=True,
+                             model=None if 'seeds' in run else model, **run)
             self._back_to_training(runner)
         self._set_training_phase(runner)
         if self.pseudo_labels is not None:
