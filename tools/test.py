@@ -4,6 +4,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Before torch is loaded; see mmseg_dhr/utils/process.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
@@ -11,9 +13,11 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmseg.registry import DATASETS
 
-from mmseg_dhr.evaluation import MaskWriterHook, TestProgressHook
+from mmseg_dhr.evaluation import MaskWriterHook, TestProgressHook, VOCSubmissionHook
 from mmseg_dhr.utils import (
     UserError,
     check_checkpoint,
@@ -37,6 +41,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='train config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='DIR', help='write the predictions there as palette PNG')
+    parser.add_argument('--format-voc', metavar='DIR',
+                        help='write the predictions there as the evaluation server of VOC takes '
+                        'them')
+    parser.add_argument('--images', metavar='DIR',
+                        help='predict the photos in this folder instead of the test data set; '
+                        'they need no masks, and nothing is scored')
     parser.add_argument('--show', action='store_true', help='show prediction results')
     parser.add_argument('--show-dir', help='write painted images to this dir')
     parser.add_argument('--wait-time', type=float, default=2, help='the interval of show (s)')
@@ -79,6 +89,45 @@ def enable_tta(cfg: Config, crf: bool | None) -> None:
     cfg.model = dict(**tta_model, module=cfg.model)
 
 
+def use_images(cfg: Config, folder: str) -> None:
+    """Test on a folder of photos without masks.
+
+    Args:
+        cfg (Config): Changed in place.
+        folder (str): Searched with its sub-folders.
+
+    Raises:
+        UserError: If the config has no ``test_dataloader``.
+    """
+    if not cfg.get('test_dataloader'):
+        raise UserError('`--images` needs a `test_dataloader` in the config: its pipeline says '
+                        'how a photo is read.')
+    _, tested = next(leaf_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'))
+    meta = DATASETS.build({**tested, 'pipeline': [], 'lazy_init': True}).metainfo
+    cfg.test_dataloader.dataset = dict(
+        type='ImageLabelDataset', data_root=folder,
+        metainfo=dict(classes=meta['classes'], palette=meta['palette']),
+        pipeline=without_masks(tested['pipeline']))
+    if 'tta_pipeline' in cfg:
+        cfg.tta_pipeline = without_masks(cfg.tta_pipeline)
+    cfg.test_evaluator = []
+    cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
+
+
+def without_masks(pipeline: Sequence[Any]) -> list[Any]:
+    """The transforms of a pipeline, also of a TestTimeAug in it, but those that load masks."""
+    kept: list[Any] = []
+    for step in pipeline:
+        if not isinstance(step, Mapping):
+            steps = without_masks(step)
+            kept += [steps] if steps else []
+        elif step['type'] == 'TestTimeAug':
+            kept.append(dict(step, transforms=without_masks(step['transforms'])))
+        elif step['type'] not in ('LoadAnnotations', 'LoadPseudoMask'):
+            kept.append(dict(step))
+    return kept
+
+
 class ThroughputHook(Hook):
     """Says at the end how fast the test was and how much memory it took."""
 
@@ -96,9 +145,10 @@ class ThroughputHook(Hook):
 
 def drop_training_parts(cfg: Config) -> None:
     """Leave out what only a training needs, so that a test needs no file of theirs."""
-    if cfg.model.type == 'DualEncoderSegmentor':
-        cfg.model.uss_encoder = None
-        cfg.model.propagation = None
+    model = cfg.model.segmentor if cfg.model.type == 'CRFPostProcess' else cfg.model
+    if model.type == 'DualEncoderSegmentor':
+        model.uss_encoder = None
+        model.propagation = None
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
@@ -111,7 +161,8 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
     if hook is None:
         raise UserError('`--show` and `--show-dir` need a visualization hook in the config: '
                         "default_hooks = dict(visualization=dict(type='SegVisualizationHook')).")
-    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    # Every image: by itself the hook takes every 50th.
+    hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
     if args.show_dir:
         cfg.visualizer['save_dir'] = args.show_dir
 
@@ -123,6 +174,9 @@ def main() -> None:
         cfg = config_from(args)
         cfg.launcher = args.launcher
         cfg.load_from = args.checkpoint
+        if args.images:
+            init_default_scope(cfg.get('default_scope', 'mmseg'))
+            use_images(cfg, args.images)
         check_datasets(cfg, ('test', ))
         if args.show or args.show_dir:
             enable_visualization(cfg, args)
@@ -138,6 +192,8 @@ def main() -> None:
         runner.register_hook(ThroughputHook())
         if args.out:
             runner.register_hook(MaskWriterHook(args.out))
+        if args.format_voc:
+            runner.register_hook(VOCSubmissionHook(args.format_voc))
         with naming_broken_files(cfg, ('test', )):
             runner.test()
 

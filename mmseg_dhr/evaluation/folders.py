@@ -80,8 +80,8 @@ def list_pairs(dataset: Any, pred_dir: str | os.PathLike,
         dataset (BaseSegDataset | TaggedDataset): Its infos name the masks, and the tags if it is a
             ``TaggedDataset``.
         pred_dir (str | PathLike): Folder of the predictions.
-        gt_dir (str | PathLike, optional): Folder of the ground truth ``{id}.png``; None takes the
-            data set's own masks.
+        gt_dir (str | PathLike, optional): Folder of the ground truth, named and labelled as the
+            data set's own masks; None takes those.
 
     Returns:
         tuple: The pairs of all images that have a prediction, and the matching of ids.
@@ -92,10 +92,12 @@ def list_pairs(dataset: Any, pred_dir: str | os.PathLike,
     infos = {Path(info['img_path']).stem: info
              for info in map(dataset.get_data_info, range(len(dataset)))}
     matching = match_masks(pred_dir, infos)
+    # COCO-Stuff's files have a longer suffix; its {id}.png hold other numbers.
+    suffix = getattr(getattr(dataset, 'dataset', dataset), 'seg_map_suffix', '.png')
     pairs = []
     for image_id in matching.common:
         info = infos[image_id]
-        gt = os.path.join(gt_dir, f'{image_id}.png') if gt_dir else info.get('seg_map_path')
+        gt = os.path.join(gt_dir, f'{image_id}{suffix}') if gt_dir else info.get('seg_map_path')
         if gt is None:
             raise UserError('The data set names no masks to compare with (no '
                             '`data_prefix.seg_map_path`): give their folder with `--gt-dir`.')

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseg_dhr.models.segmentors import tta
-from mmseg_dhr.models.segmentors.tta import kept_classes
+from mmseg_dhr.models.segmentors.refinement import kept_classes
 from mmseg_dhr.ops import DenseCRFParams, dense_crf
 from mmseg_dhr.utils import UserError
 
@@ -162,6 +162,21 @@ def test_test_step_merges_all_augmentations():
     torch.testing.assert_close(merged.seg_logits.data, expected)
 
 
+def test_scores_of_mask_classification_are_no_logits():
+    """Mask2Former's are sums of probabilities: softmax would put all of 150 classes below 0.05."""
+    scores = torch.full((150, *SIZE), 0.001)
+    scores[7], scores[9] = 0.6, 0.3
+    model = build(150)
+    model.module.decode_head = torch.nn.Module()
+    model.module.decode_head.num_queries = 100
+    (merged, ) = model.merge_preds([predictions([scores, scores])])
+    total = 0.9 + 148 * 0.001
+    torch.testing.assert_close(merged.seg_logits.data[[7, 9], 0, 0],
+                               torch.tensor([0.6, 0.3]) / total)
+    assert (merged.pred_sem_seg.data == 7).all()
+    assert (merged.seg_logits.data.sum((1, 2)) > 0).nonzero().flatten().tolist() == [7, 9]
+
+
 def test_half_precision_logits_are_averaged_in_float32():
     logits = random_logits()
     (merged, ) = build().merge_preds([predictions([one.bfloat16() for one in logits])])
@@ -192,7 +207,7 @@ def test_image_errors(what, tmp_path, photo):
 @pytest.mark.parametrize(('kwargs', 'match'), [
     (dict(min_score=1.0), r'min_score in \[0, 1\), but got 1.0'),
     (dict(crf=dict(iteration=3)), "got .*'iteration'"),
-    (dict(out_channels=1), 'out_channels=1. Use SegTTAModel'),
+    (dict(out_channels=1), 'out_channels=1.'),
 ])
 def test_constructor_errors(kwargs, match):
     with pytest.raises(ValueError, match=match):

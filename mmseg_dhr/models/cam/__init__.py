@@ -1,3 +1,5 @@
 from .cam_head import CAMHead
+from .classifier import CAMClassifier
+from .seam import SEAM
 
-__all__ = ['CAMHead']
+__all__ = ['SEAM', 'CAMClassifier', 'CAMHead']

@@ -16,8 +16,10 @@ from ...ops import normalize_cam
 from ...utils import UserError
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
 from .mask_figures import mask_figures
+from .refinement import gives_probabilities
 
 PHASES = ('warmup', 'online', 'given')
+_TINY = 1e-12
 Smoothing = Callable[[SampleList, Tensor], Tensor]
 """Data samples and estimated class shares (B, num_classes) -> the shares to be used."""
 
@@ -171,6 +173,10 @@ class DualEncoderSegmentor(BaseSegmentor):
         """Features of the wrapped segmentor (after its neck, if it has one)."""
         return self.segmentor.extract_feat(inputs)
 
+    def cam_maps(self, inputs: Tensor) -> Tensor:
+        """Class maps (B, K, h, w) of normalised images, K foreground classes in label order."""
+        return self.cam_head(self.extract_feat(inputs))
+
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits of the wrapped segmentor."""
         return self.segmentor.encode_decode(inputs, batch_img_metas)
@@ -314,7 +320,8 @@ class DualEncoderSegmentor(BaseSegmentor):
 
         Returns:
             Tensor: Mean softmax over the tags and the background, on the part that is no padding,
-            (B, num_classes), float32. Rows sum to 1, or to 0 without tags and background.
+            (B, num_classes), float32. Rows sum to 1, or to 0 without tags and background. Of
+            MaskFormer and Mask2Former, the classes' shares in what their queries sum up to.
 
         Raises:
             UserError: If the decode head gives no map of logits.
@@ -326,18 +333,14 @@ class DualEncoderSegmentor(BaseSegmentor):
         # Without autocast: it would cache the head's weights as they are cast here, without
         # gradient, and the loss that comes after would not train them.
         with _eval_mode(self.decode_head), torch.autocast(inputs.device.type, enabled=False):
-            logits = self.decode_head.forward([level.detach().float() for level in features])
-        if not isinstance(logits, Tensor) or logits.shape[1] != self.num_classes:
-            raise UserError('The propagation needs class shares, and so a decode head that gives '
-                            f'one map of logits per class, but {type(self.decode_head).__name__} '
-                            'gives something else. Use another head or another `marginal`.')
+            scores = _class_scores(self.segmentor, [level.detach().float() for level in features])
         known = self._tagged(data_samples)
         if self.cam_head.background_index is not None:
             known[:, self.cam_head.background_index] = True
-        others = ~known.to(logits.device)[:, :, None, None]
+        others = ~known.to(scores.device)[:, :, None, None]
         # Nothing known: softmax gives NaN.
-        probs = logits.masked_fill(others, float('-inf')).softmax(1).nan_to_num(0.0)
-        inside = valid_mask(inputs, _sizes(data_samples), logits.shape[-2:])[:, None]
+        probs = scores.masked_fill(others, float('-inf')).softmax(1).nan_to_num(0.0)
+        inside = valid_mask(inputs, _sizes(data_samples), scores.shape[-2:])[:, None]
         return (probs * inside).sum((2, 3)) / inside.sum((2, 3))
 
     def _uss_features(self, images: Tensor, data_samples: SampleList) -> Tensor:
@@ -366,6 +369,26 @@ class DualEncoderSegmentor(BaseSegmentor):
         """Normalise RGB 0..255 as the data preprocessor would."""
         pixels = images if self._network_reads_rgb else images.flip(1)
         return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
+
+
+def _class_scores(segmentor: Any, features: list[Tensor]) -> Tensor:
+    """Logits (B, num_classes, h, w), up to a constant per pixel, of a segmentor's decode head.
+
+    Raises:
+        UserError: If the head gives no such map.
+    """
+    head = segmentor.decode_head
+    if gives_probabilities(segmentor):
+        # Queries, each with a class and a mask. Their sum is a non-negative map per class, whose
+        # shares in a pixel are what a softmax gives of its logarithm.
+        metas = [dict(img_shape=tuple(features[0].shape[-2:])) for _ in features[0]]
+        return head.predict(features, metas, segmentor.test_cfg).clamp_min(_TINY).log()
+    logits = head.forward(features)
+    if not isinstance(logits, Tensor) or logits.shape[1] != segmentor.num_classes:
+        raise UserError('The propagation needs class shares, and so a decode head that gives one '
+                        f'map of logits per class, but {type(head).__name__} gives something '
+                        'else. Use another head or another `marginal`.')
+    return logits
 
 
 def _tags(sample: Any) -> tuple[int, ...]:
