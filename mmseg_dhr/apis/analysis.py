@@ -10,12 +10,13 @@ from mmengine.config import Config
 
 from ..formats.atomic import atomic_path
 from ..utils import UserError
+from .common import TrueMasks
 
 __all__ = ['change_transforms', 'settings_of', 'settings_text', 'truth_folder', 'write_result']
 
 
-def truth_folder(config: Config, dataset: Any) -> Path:
-    """Folder of the true masks of a :class:`TaggedDataset`.
+def truth_folder(config: Config, dataset: Any) -> TrueMasks:
+    """The true masks of a :class:`TaggedDataset`.
 
     Raises:
         UserError: If the config names none.
@@ -23,7 +24,9 @@ def truth_folder(config: Config, dataset: Any) -> Path:
     if 'score_masks' not in config:
         raise UserError('The config has no `score_masks`: the folder of the true masks, below the '
                         'data root. Only analysis reads it; training never does.')
-    return Path(dataset.dataset.data_root or '.') / config.score_masks
+    images = dataset.dataset
+    return TrueMasks(Path(images.data_root or '.') / config.score_masks, images.seg_map_suffix,
+                     images.reduce_zero_label)
 
 
 def settings_of(config: Config, **more: Any) -> dict[str, Any]:

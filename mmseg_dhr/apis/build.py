@@ -21,22 +21,26 @@ def default_device() -> torch.device:
 
 
 def build_model(config: Config, checkpoint: str | Path | None,
-                device: torch.device | None = None) -> Any:
+                device: torch.device | None = None, method: str | None = None) -> Any:
     """The model of a config with the weights of a checkpoint, in eval mode.
 
     Args:
-        config (Config): Its ``model`` is a ``DualEncoderSegmentor``.
+        config (Config): Its ``model`` is a ``DualEncoderSegmentor``, or one with ``method``.
         checkpoint (optional): File; None leaves the initial weights.
         device (optional): Defaults to :func:`default_device`.
+        method (str, optional): What the model has to offer, such as 'cam_maps'; it may then be any.
 
     Raises:
         UserError: If the checkpoint is missing or does not fit, or the model is another one.
     """
     init_default_scope(config.get('default_scope', 'mmseg'))
-    if config.model.type != 'DualEncoderSegmentor':
+    if method is None and config.model.type != 'DualEncoderSegmentor':
         raise UserError(f'Expected a config whose model is a DualEncoderSegmentor, '
                         f'but found {config.model.type}.')
     model = revert_sync_batchnorm(MODELS.build(config.model))
+    if method is not None and not hasattr(model, method):
+        raise UserError(f'Expected a config whose model has `{method}`, such as a CAMClassifier or '
+                        f'a DualEncoderSegmentor, but found {config.model.type}.')
     if checkpoint is not None:
         check_checkpoint(model, checkpoint)
         load_checkpoint(model, str(checkpoint), map_location='cpu')

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from ..evaluation import MaskScores, Scores
-from .common import Photo, read_rgb, read_truth
+from .common import Photo, TrueMasks, read_rgb, read_truth
 
 __all__ = ['FrozenFeatures', 'ProbeSettings', 'collect_features', 'predict_labels', 'test_head',
            'train_head', 'untagged_photos']
@@ -72,16 +72,17 @@ def collect_features(model: Any, photos: Sequence[Photo], settings: ProbeSetting
     return FrozenFeatures(list(photos), [torch.stack(store, 1) for store in kept], sizes)
 
 
-def train_head(train: FrozenFeatures, masks_dir: str | Path, num_classes: int, seed: int,
-               settings: ProbeSettings) -> nn.Module:
+def train_head(train: FrozenFeatures, masks: str | Path | TrueMasks, num_classes: int, seed: int,
+               settings: ProbeSettings, title: str = 'head') -> nn.Module:
     """Train the head on a folder of masks.
 
     Args:
         train (FrozenFeatures): Of the training images.
-        masks_dir: ``{id}.png`` for each of them.
+        masks: Folder of ``{id}.png`` for each of them, or a data set's true masks.
         num_classes (int): Classes, background included.
         seed (int): Of the head's weights and of the order of the images.
         settings (ProbeSettings): Of the training.
+        title (str): For the progress bar.
 
     Returns:
         nn.Module: In eval mode.
@@ -90,7 +91,7 @@ def train_head(train: FrozenFeatures, masks_dir: str | Path, num_classes: int, s
         UserError: If a mask is missing.
     """
     grid = train.levels[0].shape[-2:]
-    targets = torch.stack([_targets(masks_dir, photo, settings.size, grid)
+    targets = torch.stack([_targets(masks, photo, settings.size, grid)
                            for photo in train.photos])
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -98,7 +99,7 @@ def train_head(train: FrozenFeatures, masks_dir: str | Path, num_classes: int, s
         head = _head(sum(level.shape[2] for level in train.levels), settings.channels, num_classes)
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, settings.iters)
-    for _ in trange(settings.iters, desc=f'{Path(masks_dir).name}, seed {seed}', mininterval=1.0):
+    for _ in trange(settings.iters, desc=f'{title}, seed {seed}', mininterval=1.0):
         picked = torch.randint(len(train.photos), (settings.batch_size, ), generator=generator)
         mirrored = (torch.rand(settings.batch_size, generator=generator) < 0.5).long()
         loss = F.cross_entropy(head(_gather(train, mirrored, picked)), targets[picked, mirrored],
@@ -110,8 +111,9 @@ def train_head(train: FrozenFeatures, masks_dir: str | Path, num_classes: int, s
     return head.eval()
 
 
-def test_head(head: nn.Module, test: FrozenFeatures, truth_dir: str | Path, num_classes: int,
-              background_index: int | None, settings: ProbeSettings) -> Scores:
+def test_head(head: nn.Module, test: FrozenFeatures, masks: str | Path | TrueMasks,
+              num_classes: int, background_index: int | None,
+              settings: ProbeSettings) -> Scores:
     """Score the head of :func:`train_head` on other images, at their own size.
 
     Raises:
@@ -119,7 +121,7 @@ def test_head(head: nn.Module, test: FrozenFeatures, truth_dir: str | Path, num_
     """
     scores = MaskScores(num_classes, background_index)
     for i, photo in enumerate(test.photos):
-        truth = read_truth(truth_dir, photo)
+        truth = read_truth(masks, photo)
         scores.update(predict_labels(head, test, i, truth.shape, settings), truth)
     return scores.compute()
 
@@ -169,9 +171,9 @@ def _gather(features: FrozenFeatures, mirrored: Tensor, picked: Tensor) -> Tenso
                       F.interpolate(m, size=grid, mode='bilinear') for m in maps], 1)
 
 
-def _targets(folder: str | Path, photo: Photo, size: int, grid: Sequence[int]) -> Tensor:
+def _targets(masks: str | Path | TrueMasks, photo: Photo, size: int, grid: Sequence[int]) -> Tensor:
     """(2, h, w) labels at the cells' centres, plain and mirrored; 255 on the padding."""
-    mask = torch.from_numpy(read_truth(folder, photo).astype(np.float32))[None, None]
+    mask = torch.from_numpy(read_truth(masks, photo).astype(np.float32))[None, None]
     mask = _fit(mask, size, 'nearest')
     views = torch.cat([_square(view, size, IGNORE) for view in (mask, mask.flip(-1))])
     return F.interpolate(views, size=tuple(grid), mode='nearest')[:, 0].long()

@@ -51,6 +51,15 @@ def _check_scores(scores: Tensor, class_mask: Tensor | None, pixel_mask: Tensor 
             f'Expected pixel_mask of shape {(batch, pixels)}, but got {tuple(pixel_mask.shape)}.')
 
 
+def _check_settings(reg: float, num_iters: int | None, relax: float | None) -> None:
+    if not reg > 0:
+        raise ValueError(f'Expected reg to be positive, but got {reg}.')
+    if relax is not None and not relax >= 0:
+        raise ValueError(f'Expected relax to be None or at least 0, but got {relax}.')
+    if num_iters is not None and num_iters < 0:
+        raise ValueError(f'Expected num_iters to be None or at least 0, but got {num_iters}.')
+
+
 def _masks(scores: Tensor, class_mask: Tensor | None,
            pixel_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, classes, pixels = scores.shape
@@ -108,31 +117,31 @@ def sinkhorn(scores: Tensor,
             ``num_iters`` is negative.
     """
     _check_scores(scores, class_mask, pixel_mask)
-    if not reg > 0:
-        raise ValueError(f'Expected reg to be positive, but got {reg}.')
-    if relax is not None and not relax >= 0:
-        raise ValueError(f'Expected relax to be None or at least 0, but got {relax}.')
-    if num_iters is not None and num_iters < 0:
-        raise ValueError(f'Expected num_iters to be None or at least 0, but got {num_iters}.')
+    _check_settings(reg, num_iters, relax)
     if not scores.numel():
         return scores.float()
-    damping = 1.0 if relax is None or math.isinf(relax) else relax / (relax + reg)
-    class_mask, pixel_mask = _masks(scores, class_mask, pixel_mask)
     with torch.autocast(scores.device.type, enabled=False):
-        logits = _logits(scores, reg, class_mask)
-        inside = pixel_mask[:, None].float()
-        problem = _Problem(
-            logits, _log_class_shares(class_marginal, class_mask), class_mask & inside.any(2),
-            inside, damping, torch.empty_like(logits), torch.empty_like(logits))
+        problem = _problem(scores, reg, class_marginal, class_mask, pixel_mask, relax)
         if num_iters is None:
             # As many steps as random hard problems took, and half as many again.
             potential = _converged_potentials(problem, 40 + math.ceil(0.4 / reg))
         else:
             potential = _sinkhorn_potentials(problem, num_iters)
         plan = problem.assign(potential)
-        plan *= inside / inside.sum(2, keepdim=True).clamp_min(1)
-        plan *= class_mask[:, :, None]  # an image without a class
+        plan *= problem.inside / problem.inside.sum(2, keepdim=True).clamp_min(1)
+        plan *= problem.used[:, :, None]  # an image without a class
         return plan
+
+
+def _problem(scores: Tensor, reg: float, class_marginal: Tensor | None, class_mask: Tensor | None,
+             pixel_mask: Tensor | None, relax: float | None) -> _Problem:
+    class_mask, pixel_mask = _masks(scores, class_mask, pixel_mask)
+    logits = _logits(scores, reg, class_mask)
+    inside = pixel_mask[:, None].float()
+    damping = 1.0 if relax is None or math.isinf(relax) else relax / (relax + reg)
+    return _Problem(logits, _log_class_shares(class_marginal, class_mask),
+                    class_mask & inside.any(2), inside, damping, torch.empty_like(logits),
+                    torch.empty_like(logits))
 
 
 def _logits(scores: Tensor, reg: float, class_mask: Tensor) -> Tensor:

@@ -134,10 +134,12 @@ def test_unknown_row(analyse, capsys) -> None:
 
 def test_label_probe(analyse, prepared, capsys) -> None:
     assert analyse('label_probe', prepared.work_dir / 'base_masks', '--seeds', '0', '--iters', '2',
-                   '--out', 'out', '--predict', 'predicted') == 0
+                   '--out', 'out', '--predict', 'predicted', '--novel', 'bead', 'chip') == 0
     found = figures('out/label_probe.json')['figures']
     assert list(found) == [str(prepared.work_dir / 'base_masks'), str(prepared.truth)]
-    assert all(0 <= value <= 100 for values in found.values() for value in values)
+    for means, in found.values():
+        assert set(means) == {'all', 'base', 'novel'}
+        assert all(value is None or 0 <= value <= 100 for value in means.values())
     for image_id in IDS:
         tagged = set(np.unique(read_mask(prepared.truth / f'{image_id}.png'))) | {0}
         mask = read_mask(Path('predicted') / f'{image_id}.png')
@@ -145,7 +147,7 @@ def test_label_probe(analyse, prepared, capsys) -> None:
     assert 'base_masks' in capsys.readouterr().out
 
 
-def test_uss_choice(analyse, prepared, capsys) -> None:
+def test_uss_choice(analyse, run_tool, prepared, capsys) -> None:
     assert analyse('uss_choice', f'one={prepared.work_dir / "uss_features"}',
                    f'two={prepared.work_dir / "other_features"}', '--out', 'out') == 0
     assert analyse('ablation', '--out', 'out', '--rows', 'control: nearest USS centroid, no OT',
@@ -155,8 +157,15 @@ def test_uss_choice(analyse, prepared, capsys) -> None:
     for ours, theirs in (('DHR', 'seeds + USS + WSS (DHR)'), ('M_base', 'M_base')):
         assert one[ours] == configured[theirs]  # `one` is what the config names
     assert one['M_base'] == two['M_base'] and one['DHR'] != two['DHR']
+    assert run_tool('debias_masks', CONFIG, prepared.work_dir / 'base_masks', 'debiased',
+                    '--features', prepared.work_dir / 'other_features', '--work-dir',
+                    prepared.work_dir, '--cfg-options', *prepared.options) == 0
+    debiased = two['M_base, debiased as in MARS']['final']['all']['miou']
+    assert debiased == pytest.approx(scores_of(Path('debiased'), prepared.truth))
+    assert debiased != two['M_base']['final']['all']['miou']
     output = capsys.readouterr().out
     assert output.count('\nM_base ') == 2  # a line in each of the two tables
+    assert output.count('\nM_base, debiased as in MARS ') == 2  # one for each of the features
     assert re.search(r'\nDHR +two ', output) and 'seed 0' in output
 
 

@@ -1,54 +1,66 @@
-"""The way of docs/en/own_data.md: a folder of photos, a CSV of tags, one copied config."""
+"""Photos as own_data.md does not draw them: broken, in one folder per class, misspelt."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
 from PIL import Image
 
-TAGS = {'a': 'person', 'b': 'person;bicycle', 'c': 'bicycle', 'd': 'bicycle;background'}
-SMALL = [
-    'model.segmentor.backbone.init_cfg=None', 'model.uss_encoder.model_name=vit_tiny_patch16_224',
-    'model.uss_encoder.checkpoint=None',
-    'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=3', 'custom_hooks.1.warmup_iters=1',
-    'default_hooks.checkpoint.interval=3'
-]
+from mmseg_dhr.utils import load_config
+
+SHORT = """_base_ = ['{base}']
+from mmseg_dhr.datasets import use_photos
+
+use_photos(_base_, data_root='photos', images='{images}', labels={labels})
+train_cfg = dict(max_iters=3)
+model = dict(segmentor=dict(backbone=dict(init_cfg=None)))
+_base_.custom_hooks[1].update(warmup_iters=1)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
 
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Four small photos, one of them taller than wide, and their tags."""
+    """Three photos in one folder per class, one of them in two."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / 'photos/images'
-    folder.mkdir(parents=True)
-    for i, name in enumerate(TAGS):
-        size = (60, 44, 3) if i == 2 else (44, 60, 3)
-        Image.fromarray(rng.integers(0, 255, size, np.uint8)).save(folder / f'{name}.jpg')
-    rows = '\n'.join(f'{name},{tags}' for name, tags in TAGS.items())
-    (folder.parent / 'labels.csv').write_text(f'id,labels\n{rows}\n')
-    return folder.parent
+    for name in ('cat/a.jpg', 'cat/b.JPG', 'dog/c.png'):
+        path = tmp_path / 'photos' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (44, 60, 3), np.uint8)).save(path)
+    (tmp_path / 'photos/dog/b.JPG').write_bytes((tmp_path / 'photos/cat/b.JPG').read_bytes())
+    return tmp_path / 'photos'
 
 
-def test_from_a_folder_to_masks(photos, repo_root, run_tool):
-    copied = repo_root / 'configs/dhr/own_photos.py'
-    options = ['--data-root', photos, '--work-dir', 'run', '--cfg-options', *SMALL]
-    assert run_tool('train', copied, *options) == 0
-    assert {p.stem for p in Path('run/base_masks').glob('*.png')} == set(TAGS)
-    assert run_tool('test', copied, 'run/iter_3.pth', '--crf', '--out', 'masks', *options) == 0
-    for name in TAGS:
-        mask = np.array(Image.open(f'masks/{name}.png'))
-        assert mask.shape == ((60, 44) if name == 'c' else (44, 60))
-        assert set(np.unique(mask)) <= {0, 1, 2}
+@pytest.fixture
+def write(photos, repo_root, tmp_path):
+    def write(images: str = '', labels: str = "'.'") -> Path:
+        base = repo_root / 'configs/dhr/own_photos.py'
+        (tmp_path / 'mine.py').write_text(SHORT.format(base=base, images=images, labels=labels))
+        return tmp_path / 'mine.py'
+    return write
 
 
-def test_a_broken_photo_is_named(photos, repo_root, run_tool, capfd):
+def test_one_folder_per_class(write, capfd):
+    init_default_scope('mmseg')
+    config = load_config(write())
+    assert 'Classes, with their photos: cat 2, dog 2' in ''.join(capfd.readouterr())
+    data = DATASETS.build(config.train_dataloader.dataset)
+    assert {name: data.image_labels(i) for i, name in enumerate(data.image_ids)} == dict(
+        a=(1, ), b=(1, 2), c=(2, ))
+    assert len(DATASETS.build(config.test_dataloader.dataset)) == 3
+
+
+def test_a_broken_photo_is_named(write, photos, run_tool, capfd):
     """Also where there is no validation set to search."""
-    (photos / 'images/b.jpg').write_bytes(b'\xff\xd8 no image')
-    copied = repo_root / 'configs/dhr/own_photos.py'
-    assert run_tool('train', copied, '--data-root', photos, '--work-dir', 'run', '--cfg-options',
-                    *SMALL) == 2
-    assert 'images/b.jpg' in capfd.readouterr().err
+    (photos / 'cat/a.jpg').write_bytes(b'\xff\xd8 no image')
+    assert run_tool('train', write(), '--work-dir', 'run') == 2
+    assert 'photos/cat/a.jpg' in capfd.readouterr().err
+
+
+def test_a_misspelt_class_is_named(write, run_tool, capfd):
+    assert run_tool('train', write(labels="'.', classes=['cat', 'dogs']"), '--work-dir', 'run') == 2
+    assert "Did you mean 'dogs'?" in capfd.readouterr().err

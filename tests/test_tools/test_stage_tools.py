@@ -129,10 +129,11 @@ def test_cams(stage, tags):
         assert maps.shape == (len(labels), 16, 16) and maps.max() > 0.9
 
 
-def test_base_masks_of_stored_cams_are_the_same(stage, tags):
+def test_base_masks_of_stored_cams_are_the_same(stage, run_tool, trained, tags):
     assert stage('make_cams', 'cams', '--scales', '1.0') == 0
     assert stage('make_base_masks', 'direct') == 0
-    assert stage('make_base_masks', 'stored', '--cams', 'cams') == 0
+    config, *options = trained.arguments
+    assert run_tool('make_base_masks', config, 'cams', 'stored', *options) == 0
     assert stage('make_base_masks', 'rough', '--no-crf') == 0
     for image_id in IDS:
         direct, stored, rough = (read_mask(f'{folder}/{image_id}.png')
@@ -187,7 +188,8 @@ def test_report(run_tool, trained, capfd):
 
 @pytest.mark.parametrize(('tool', 'arguments', 'message'), [
     ('make_cams', ['absent.pth', 'out'], 'absent.pth: no such checkpoint'),
-    ('make_base_masks', ['x.pth', 'out', '--cams', 'cams'], f'cams/{IDS[0]}.npz'),
+    ('make_base_masks', ['absent.pth', 'out'], 'absent.pth: no such checkpoint'),
+    ('make_base_masks', ['.', 'out'], f'6 images ({IDS[0]}, '),
     ('analysis_tools/dhr_report', ['--checkpoint', 'absent.pth'], 'absent.pth: no such checkpoint'),
 ])
 def test_what_is_missing_is_named(run_tool, trained, capfd, tool, arguments, message):

@@ -1,6 +1,7 @@
 """configs/dhr/voc_r101.py from end to end on nine drawn images in the layout of VOC."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -144,26 +145,77 @@ def base_dir(voc, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_masks_of_another_method(config, voc, base_dir, run_tool, monkeypatch):
-    seen = []
+@pytest.fixture
+def seed_dir(base_dir, tmp_path, monkeypatch) -> Path:
+    """Seeds in the layout of PSA that say the same."""
+    folder = tmp_path / 'cams'
+    folder.mkdir()
+    for image_id in TRAIN + AUG:
+        mask = read_mask(base_dir / f'{image_id}.png')
+        np.save(folder / f'{image_id}.npy', {
+            int(label) - 1: np.where(mask == label, 0.9, 0.05).astype(np.float32)
+            for label in np.unique(mask) if label})
+    monkeypatch.setenv('MMSEG_DHR_BASE', str(folder))
+    return folder
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list:
+    """The batches that DHR propagates."""
+    batches = []
     run = DHRPropagation.__call__
 
     def record(self, batch, stages=False):
-        seen.append(batch)
+        batches.append(batch)
         return run(self, batch, stages)
 
     monkeypatch.setattr(DHRPropagation, '__call__', record)
+    return batches
+
+
+def test_masks_of_another_method(config, voc, base_dir, seen, run_tool):
     assert run_tool('train', config, '--data-root', voc, *options(2)) == 0
     assert len(seen) == 2  # no warm-up
     for batch in seen:
         assert (batch.base != 255).any()
     assert not Path('run/warmup.pth').exists()
+    for path in base_dir.iterdir():
+        assert np.array_equal(read_mask(path), read_mask(Path('run/base_masks', path.name)))
+
+
+def test_seeds_of_another_method(config, voc, base_dir, seed_dir, seen, run_tool, capfd):
+    plain = 'custom_hooks.0.base_masks.crf=None'
+    assert run_tool('train', config, '--data-root', voc, *options(2, plain)) == 0
+    said = ''.join(capfd.readouterr())
+    assert 'cams: 6 .npy files of flavour psa (a dict {class: map} in each file; also the layout ' \
+        'of seam and mctformer: ' in said
+    assert 'Classes: 0-based, foreground alone.' in said
+    assert 'the background score is (1 - max)^16, that of psa.' in said
+    assert len(seen) == 2  # no warm-up
+    for batch in seen:
+        assert (batch.base != 255).any()
+    # .9 > .1^16, and (1 - .05)^16 = .44 > .05: the masks that the seeds were drawn from
+    for path in base_dir.iterdir():
+        assert np.array_equal(read_mask(path), read_mask(Path('run/base_masks', path.name)))
+    # Taken up from the masks; the seeds are not read again.
+    (seed_dir / f'{AUG[0]}.npy').unlink()
+    assert run_tool('train', config, '--data-root', voc, '--resume', *options(3, plain)) == 0
+    assert len(seen) == 3
+
+
+def test_seeds_by_hand_and_their_score(config, voc, seed_dir, run_tool, capfd):
+    assert run_tool('make_base_masks', config, seed_dir, 'masks', '--flavour', 'seam', '--no-crf',
+                    '--data-root', voc) == 0
+    assert '(1 - max)^6, that of seam' in ''.join(capfd.readouterr())
+    assert run_tool('evaluate_masks', 'masks', '--config', config, '--jobs', '1', '--json',
+                    'scores.json', '--data-root', voc) == 0
+    assert json.loads(Path('scores.json').read_text())['all']['miou'] == 100
 
 
 def test_a_missing_mask_is_named(config, voc, base_dir, run_tool, capfd):
     (base_dir / f'{AUG[1]}.png').unlink()
     assert run_tool('train', config, '--data-root', voc, *options(4)) == 2
-    assert one_line(capfd).startswith(f'error: Could not prepare image {AUG[1]!r}')
+    assert f'rsepm: 1 of 6 images have no .png file: {AUG[1]}.' in one_line(capfd)
 
 
 def one_line(capfd) -> str:

@@ -62,7 +62,7 @@ def test_what_is_missing_is_named(leaf, change, key):
         check_datasets(config(wrapped, 'val'))
     text = str(error.value)
     assert f'`val_dataloader.dataset.dataset.{key}`' in text
-    for part in ('no', 'JPEGImages/', '--data-root', 'MMSEG_DHR_DATA'):
+    for part in ('no', ' hold', '--data-root', 'MMSEG_DHR_DATA'):
         assert part in text
     check_datasets(config(wrapped, 'val'), ['train', 'test'])  # not asked for
 

@@ -21,6 +21,7 @@ from torch import nn
 from mmseg_dhr.apis import list_photos, read_rgb
 from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.common import TrueMasks
 from mmseg_dhr.apis.label_probe import (
     FrozenFeatures,
     ProbeSettings,
@@ -30,11 +31,14 @@ from mmseg_dhr.apis.label_probe import (
     train_head,
     untagged_photos,
 )
+from mmseg_dhr.datasets import novel_labels
+from mmseg_dhr.evaluation import base_novel_means
 from mmseg_dhr.formats import write_mask
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
 from mmseg_dhr.visualization import format_table
 
 HEADER = ('masks', 'test mIoU', 'spread', 'by seed')
+NOVEL_HEADER = ('base mIoU', 'novel mIoU')
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +50,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2],
                         help='(default: 0 1 2)')
     parser.add_argument('--iters', type=int, default=ProbeSettings().iters, help='(default: 400)')
+    parser.add_argument('--novel', nargs='+', metavar='CLASS',
+                        help='novel classes, or a fold such as pascal-5i/0: also give the means '
+                        'over base and novel classes')
     parser.add_argument('--no-truth', action='store_true',
                         help='do not train on true masks for comparison')
     parser.add_argument('--predict', metavar='DIR',
@@ -57,30 +64,45 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def probe(args: argparse.Namespace, config: Any) -> dict[str, list[float]]:
-    """Test mIoU by folder, one per seed."""
+def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, float]]]:
+    """Test mIoU by folder, one per seed: ``all``, and ``base`` and ``novel`` if asked for."""
     settings = ProbeSettings(iters=args.iters)
     dataset = build_dataset(config)
     model = build_model(config, args.checkpoint)
     test_set = DATASETS.build(config.test_dataloader.dataset)
     train = collect_features(model, list_photos(dataset), settings, 'training features')
     test = collect_features(model, untagged_photos(test_set), settings, 'test features')
-    folders = [Path(folder) for folder in args.masks]
+    folders: dict[str, Path | TrueMasks] = {folder: Path(folder) for folder in args.masks}
     if not args.no_truth:
-        folders.append(truth_folder(config, dataset))
+        truth = truth_folder(config, dataset)
+        folders[str(truth.folder)] = truth
     test_truth = Path(test_set.data_prefix['seg_map_path'])
     classes, background = model.cam_head.num_classes, model.cam_head.background_index
-    found: dict[str, list[float]] = {}
-    for folder in folders:
+    novel = () if args.novel is None else novel_labels(
+        args.novel[0] if len(args.novel) == 1 and '/' in args.novel[0] else args.novel,
+        dataset.metainfo['classes'], background)
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, masks in folders.items():
         for seed in args.seeds:
-            head = train_head(train, folder, classes, seed, settings)
+            head = train_head(train, masks, classes, seed, settings, Path(name).name)
             if args.predict and not found:
                 write_predictions(args.predict, head, train, background, settings,
                                   dataset.metainfo['palette'])
             scores = test_head(head, test, test_truth, classes, background, settings)
-            found.setdefault(str(folder), []).append(scores.all.miou)
-            print(f'{folder}, seed {seed}: test mIoU {scores.all.miou:.1f}', flush=True)
+            means = base_novel_means(scores.all.iou, novel)
+            found.setdefault(name, []).append(
+                means if novel else dict(all=means['all']))
+            print(f'{name}, seed {seed}: test mIoU {scores.all.miou:.1f}', flush=True)
     return found
+
+
+def row(name: str, means: list[dict[str, float]]) -> tuple[str, ...]:
+    """A folder's row of the table."""
+    values = [mean['all'] for mean in means]
+    parts = (f'{statistics.mean(mean[part] for mean in means):.1f}'
+             for part in ('base', 'novel') if part in means[0])
+    return (Path(name).name, f'{statistics.mean(values):.1f}',
+            f'{max(values) - min(values):.1f}', ' '.join(f'{v:.1f}' for v in values), *parts)
 
 
 def write_predictions(folder: str, head: nn.Module, features: FrozenFeatures,
@@ -99,11 +121,10 @@ def main() -> None:
     with friendly_errors(args.debug):
         config = config_from(args)
         found = probe(args, config)
-        table = [(Path(name).name, f'{statistics.mean(values):.1f}',
-                  f'{max(values) - min(values):.1f}', ' '.join(f'{v:.1f}' for v in values))
-                 for name, values in found.items()]
+        header = HEADER if args.novel is None else (*HEADER, *NOVEL_HEADER)
+        table = format_table(header, [row(name, values) for name, values in found.items()])
         settings = settings_of(config, checkpoint=args.checkpoint, iters=args.iters)
-        text = f'Head on frozen features; {settings_text(settings)}\n{format_table(HEADER, table)}'
+        text = f'Head on frozen features; {settings_text(settings)}\n{table}'
         path = write_result(args.out or config.work_dir, 'label_probe', text, settings, found)
         print(f'\n{text}\n\nFigures: {path}')
 

@@ -1,7 +1,8 @@
 """Which USS features make the better pseudo-labels? (Table 3)
 
 Scores DHR and the two controls without transport once for each folder of cached USS features
-(`python tools/extract_uss_features.py`), with the same CAMs and M_base. Needs true masks
+(`python tools/extract_uss_features.py`), with the same CAMs and M_base; also M_base without its
+biased objects (`python tools/debias_masks.py`), if every image has an M_base. Needs true masks
 (`score_masks` of the config), which training never reads.
 """
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 # Before torch is loaded; see mmseg_dhr/utils/process.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
@@ -24,12 +26,15 @@ from mmseg_dhr.apis.analysis import (
     write_result,
 )
 from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.common import list_photos
+from mmseg_dhr.apis.debiasing import DebiasSettings, learn_debiaser, score_debiased
 from mmseg_dhr.evaluation import Scores
 from mmseg_dhr.utils import UserError
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
 from mmseg_dhr.visualization import format_table
 
 ROWS = {'DHR': dict(), **CONTROLS}
+DEBIASED = 'M_base, debiased as in MARS'
 HEADER = ('masks', 'USS', 'mIoU', 'with R_C', 'multi', 'with R_C', 'rec<10 %', 'small rec<10 %')
 Pair = tuple[Scores, Scores]
 
@@ -84,16 +89,32 @@ def run(args: argparse.Namespace, config: Config) -> dict[str, dict[str, Pair]]:
     found = {}
     for name, version in changed.items():
         dataset = build_dataset(version)
+        truth = truth_folder(version, dataset)
         found[name] = ablate(
-            build_model(version, args.checkpoint), dataset, ROWS, truth_folder(version, dataset),
+            build_model(version, args.checkpoint), dataset, ROWS, truth,
             version.model.propagation, args.every, args.batch_size, title=name)
+        masks = base_folder(version, dataset)
+        if masks is not None:
+            debiaser = learn_debiaser(dataset, masks, dict(args.features)[name], DebiasSettings())
+            scores = score_debiased(debiaser, truth, args.every)
+            found[name][DEBIASED] = scores, scores  # no R_C follows
     return found
+
+
+def base_folder(config: Config, dataset: Any) -> str | None:
+    """Where M_base is; None unless every image has one, and the data set a background."""
+    loads: list[dict] = []
+    change_transforms(config.pseudo_label_dataset, 'LoadPseudoMask', loads.append)
+    folder = loads[0].get('mask_dir') if loads else None
+    complete = folder and dataset.background_index is not None and all(
+        (Path(folder) / f'{photo.img_id}.png').is_file() for photo in list_photos(dataset))
+    return folder if complete else None
 
 
 def table_rows(found: dict[str, dict[str, Pair]]) -> list[tuple[str, ...]]:
     """M_base once, then row by row with all features side by side."""
     rows = []
-    for row in (BASE, *ROWS):
+    for row in (BASE, DEBIASED, *ROWS):
         for name, scores in found.items():
             if row in scores:
                 before, after = scores[row]

@@ -17,7 +17,6 @@ from mmengine.config import Config
 from ...formats import read_mask
 from ...utils import leaf_datasets
 from ...utils.config import load_config
-from .. import base_masks
 from ..base_masks import BaseMaskSettings, write_base_masks
 from ..build import build_dataset, build_model
 from ..cams import write_cams
@@ -89,9 +88,8 @@ def tool_rows(config: Config, checkpoint: str | Path | None = None, repeats: int
 
     def masks(backend: str) -> Path:
         # The command takes the best backend that is installed.
-        named = partial(base_masks.dense_crf, backend=backend)
-        with mock.patch.object(base_masks, 'dense_crf', named):
-            return write_base_masks(dataset, next(fresh), settings, cam_dir=cams)
+        return write_base_masks(dataset, next(fresh), settings._replace(crf=dict(backend=backend)),
+                                seeds=cams)
 
     yield timed('make_base_masks: numba / pydensecrf', partial(masks, 'numba'),
                 partial(masks, 'pydensecrf'))

@@ -281,25 +281,41 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
         start, stop: Range of pixels.
         probs: Filled, float32 (C, N). May be empty, then it is not.
     """
-    classes = unary.shape[0]
-    size = stop - start
     logits = unary[:, start:stop].copy()
-    near, alike = norms[0, start:stop], norms[1, start:stop]
+    logits[-1] += everything[start:stop]
+    _receive(messages, norms, weights, start, logits)
+    _softmax(logits)
+    if probs.size:
+        probs[:, start:stop] = logits
+    _send(logits, norms, start, messages)
+
+
+@_jit
+def _receive(messages: tuple, norms: np.ndarray, weights: tuple, start: int,
+             logits: np.ndarray) -> None:
+    """Add the messages for the pixels from ``start`` on; take them from the last class."""
+    classes, size = logits.shape
+    near, alike = norms[0, start:start + size], norms[1, start:start + size]
     last = logits[classes - 1]
-    last += everything[start:stop]
     lanes = messages[1].shape[2]
     message = np.empty(size, np.float32)
     # Small loops over few arrays: those the compiler turns into vector operations.
     for c in range(classes - 1):
-        row, lane = messages[0][c, start:stop], c % lanes
-        group = messages[1][c // lanes, start:stop]
+        row, lane = messages[0][c, start:start + size], c % lanes
+        group = messages[1][c // lanes, start:start + size]
         for i in range(size):
             message[i] = weights[1] * alike[i] * group[i, lane]
         for i in range(size):
             message[i] += weights[0] * near[i] * row[i]
         logits[c] += message
         last -= message
-    top = last.copy()
+
+
+@_jit
+def _softmax(logits: np.ndarray) -> None:
+    """Over the rows, in place."""
+    classes, size = logits.shape
+    top = logits[classes - 1].copy()
     for c in range(classes - 1):
         np.maximum(top, logits[c], top)
     total = np.zeros(size, np.float32)
@@ -308,15 +324,21 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
         total += logits[c]
     for c in range(classes):
         logits[c] /= total
-    if probs.size:
-        probs[:, start:stop] = logits
+
+
+@_jit
+def _send(probs: np.ndarray, norms: np.ndarray, start: int, messages: tuple) -> None:
+    """Probabilities of the pixels from ``start`` on, times the norms, as the next messages."""
+    classes, size = probs.shape
+    near, alike = norms[0, start:start + size], norms[1, start:start + size]
+    lanes = messages[1].shape[2]
     for c in range(classes - 1):
-        row, lane = messages[0][c, start:stop], c % lanes
-        group = messages[1][c // lanes, start:stop]
+        row, lane = messages[0][c, start:start + size], c % lanes
+        group = messages[1][c // lanes, start:start + size]
         for i in range(size):
-            row[i] = logits[c, i] * near[i]
+            row[i] = probs[c, i] * near[i]
         for i in range(size):
-            group[i, lane] = logits[c, i] * alike[i]
+            group[i, lane] = probs[c, i] * alike[i]
 
 
 @_jit

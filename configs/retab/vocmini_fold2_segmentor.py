@@ -1,0 +1,6 @@
+# RETAB, fold 2: see vocmini_fold0_segmentor.py.
+_base_ = ['vocmini_fold0_segmentor.py']
+novel = 'pascal-5i/2'
+train_dataloader = dict(dataset=dict(novel=novel))
+val_evaluator = dict(novel=novel)
+test_evaluator = val_evaluator

@@ -1,0 +1,5 @@
+# RETAB, fold 3: see vocmini_fold0_boundary.py.
+_base_ = ['vocmini_fold0_boundary.py']
+novel = 'pascal-5i/3'
+train_dataloader = dict(dataset=dict(novel=novel))
+pseudo_label_dataset = dict(novel=novel)
