@@ -20,12 +20,10 @@ from .shrink import (
     SMALL_LOADERS,
     SMALL_R101,
     short_run,
-    without_yapf,
 )
 
 __all__ = ['DATA_SETS', 'Drawn', 'RANDOM_VIT', 'SMALL_DATA', 'SMALL_LOADERS', 'SMALL_R101', 'draw',
-           'draw_ade', 'draw_coco', 'draw_context', 'draw_stuff', 'draw_voc', 'short_run',
-           'without_yapf']
+           'draw_ade', 'draw_coco', 'draw_context', 'draw_stuff', 'draw_voc', 'short_run']
 
 DATA_SETS = dict(voc=draw_voc, coco=draw_coco, context=draw_context, ade=draw_ade,
                  stuff=draw_stuff)

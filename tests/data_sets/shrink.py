@@ -1,10 +1,6 @@
 """``--cfg-options`` that make a config small enough for a test."""
 from __future__ import annotations
 
-import sys
-
-from mmengine.config import Config
-
 # No worker processes, one image fewer per batch than the drawn data sets have.
 SMALL_LOADERS = [
     'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
@@ -35,9 +31,3 @@ def short_run(iters: int, warmup: int) -> list[str]:
     """Train for ``iters`` iterations, the first ``warmup`` on tags alone; validate at the end."""
     return [f'train_cfg.max_iters={iters}', f'train_cfg.val_interval={iters}',
             f'param_scheduler.0.end={iters}', f'custom_hooks.0.warmup_iters={warmup}']
-
-
-def without_yapf(monkeypatch) -> None:
-    """Write configs as they come: yapf takes two thirds of the time of such a run."""
-    monkeypatch.setattr(sys.modules[Config.__module__], 'FormatCode',
-                        lambda text, **options: (text, True))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.visualization import Visualizer
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from mmseg_dhr.formats import write_mask
@@ -83,6 +86,13 @@ def _keep_global_state(monkeypatch, tmp_path):
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(instances)
     MMLogger._instance_dict.clear()  # they write to the captured stderr of this test
+
+
+@pytest.fixture(autouse=True)
+def _own_visualizer(monkeypatch):
+    """There is one per process, which writes to the folder of the first training."""
+    for kind in (Visualizer, SegLocalVisualizer):
+        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
 
 @pytest.fixture

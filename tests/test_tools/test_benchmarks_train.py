@@ -3,14 +3,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.visualization import Visualizer
 from mmseg.registry import DATASETS
-from mmseg.visualization import SegLocalVisualizer
 
 from mmseg_dhr.formats import read_mask
 from mmseg_dhr.models import DHRPropagation
@@ -22,17 +19,8 @@ from tests.data_sets import (
     SMALL_R101,
     draw,
     short_run,
-    without_yapf,
 )
 from tests.data_sets.page import commands_of, run_commands
-
-
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch):
-    """There is one visualizer per process, which writes to the folder of the first training."""
-    without_yapf(monkeypatch)
-    for kind in (Visualizer, SegLocalVisualizer):
-        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,8 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
-from mmengine.visualization import Visualizer
 from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.registry import MODELS
-from mmseg.visualization import SegLocalVisualizer
 
 from mmseg_dhr.formats import read_mask, write_mask
 from mmseg_dhr.models import DHRPropagation
@@ -57,19 +54,6 @@ SMALL_MODELS = dict(
     **{f'{name}_swinl_mask2former': SMALL_MASK2FORMER for name in DATA_SETS})
 # Modules that MMSegmentation does not have.
 OURS = dict(voc_r50_deeplabv2='DeepLabV2Head', voc_wr38_deeplabv1='WideResNet38')
-
-
-@pytest.fixture(autouse=True)
-def _own_visualizer(monkeypatch):
-    """There is one per process, which writes to the folder of the first training."""
-    for kind in (Visualizer, SegLocalVisualizer):
-        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
-
-
-@pytest.fixture(autouse=True)
-def _plain_dumps(monkeypatch):
-    """Layout of the dumped configs, which takes longer than all the rest."""
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
 
 
 @pytest.fixture

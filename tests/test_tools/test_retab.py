@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.visualization import Visualizer
-from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from mmseg_dhr.formats import read_mask
@@ -30,13 +28,6 @@ TESTED = [
     'test_dataloader.dataset.size=64', 'test_dataloader.num_workers=0',
     'test_dataloader.persistent_workers=False'
 ]
-
-
-@pytest.fixture(autouse=True)
-def _own_visualizer(monkeypatch):
-    """There is one per process, which writes to the folder of the first training."""
-    for kind in (Visualizer, SegLocalVisualizer):
-        monkeypatch.setattr(kind, '_instance_dict', {})
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.visualization import Visualizer
 from mmseg.datasets import PascalVOCDataset
-from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from mmseg_dhr.formats import read_mask, write_mask
@@ -59,13 +56,6 @@ def draw(root: Path, image_id: str, rng: np.random.Generator) -> None:
         write_mask(root / f'SegmentationClass/{image_id}.png', mask, PALETTE)
     if image_id != TRAIN[0]:  # SBD lacks some images of VOC's own train part, and has no palette
         Image.fromarray(mask).save(root / f'SegmentationClassAug/{image_id}.png')
-
-
-@pytest.fixture(autouse=True)
-def _own_visualizer(monkeypatch):
-    """There is one per process, which writes to the folder of the first training."""
-    for kind in (Visualizer, SegLocalVisualizer):
-        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
 
 @pytest.fixture(scope='module')
