@@ -8,7 +8,7 @@ export VENV PYTHON STACK
 # More processes than this do not pay: a test takes less than starting torch.
 TEST_PROCESSES ?= 2
 
-.PHONY: help env demo demo-full test lint clean
+.PHONY: help env demo demo-full demo-retab test lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -22,6 +22,9 @@ demo: env ## Run the method end to end on generated images
 
 demo-full: env ## The same at full length
 	@$(BIN)/python tools/demo.py --full
+
+demo-retab: env ## RETAB end to end on generated images: some classes have masks, the rest have tags
+	@$(BIN)/python tools/demo.py --retab
 
 test: lint ## Check style and types, then run the tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)

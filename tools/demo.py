@@ -1,7 +1,7 @@
 """The main job on the embedded scenes: train, test, and show what each step of DHR did.
 
 `--full` also trains the same network on M_base and on true masks, and says which share of the gap
-between the two DHR closes.
+between the two DHR closes. `--retab` runs RETAB instead: five classes have masks, three have tags.
 """
 from __future__ import annotations
 
@@ -44,14 +44,45 @@ def _worth_showing(line: str) -> bool:
 
 def train_and_test(config: str) -> float:
     """Train a config and test its last checkpoint with multi-scale, flip and CRF; mIoU."""
-    work_dir = Path('work_dirs') / Path(config).stem
     run('tools/train.py', config)
-    checkpoint = (ROOT / work_dir / 'last_checkpoint').read_text().strip()
-    output = run('tools/test.py', config, checkpoint, '--crf')
-    found = re.findall(r'mIoU: +([\d.]+)', output)
+    return last_figure(run('tools/test.py', config, last_checkpoint(config), '--crf'), 'mIoU')
+
+
+def last_checkpoint(config: str) -> str:
+    """What the training of a config wrote last."""
+    return (ROOT / 'work_dirs' / Path(config).stem / 'last_checkpoint').read_text().strip()
+
+
+def last_figure(output: str, name: str) -> float:
+    """The figure of that name that a test printed last.
+
+    Raises:
+        SystemExit: If there is none.
+    """
+    found = re.findall(rf'\b{name}: +([\d.]+)', output)
     if not found:
-        raise SystemExit(f'error: tools/test.py printed no mIoU for {config}')
+        raise SystemExit(f'error: tools/test.py printed no {name}')
     return float(found[-1])
+
+
+def retab() -> dict[str, float]:
+    """All steps of RETAB (docs/en/retab.md); test mIoU over all, base and novel classes."""
+    cam, boundary, affinity, segmentor = (
+        f'configs/retab/scenes_{step}.py' for step in ('cam', 'boundary', 'affinity', 'segmentor'))
+    cams, learnt, masks = (f'work_dirs/scenes_{folder}' for folder in
+                           ('cam/cams', 'affinity', 'segmentor/masks'))
+    run('tools/train.py', cam)
+    run('tools/make_cams.py', cam, last_checkpoint(cam), cams, '--scales', '1', '1.5')
+    run('tools/train.py', boundary)
+    run('tools/make_boundaries.py', boundary, last_checkpoint(boundary), f'{learnt}/boundaries')
+    run('tools/make_affinity_labels.py', affinity, f'{learnt}/labels', '--cams', cams)
+    run('tools/train.py', affinity)
+    run('tools/make_affinity_masks.py', affinity, last_checkpoint(affinity), masks, '--cams', cams,
+        '--boundaries', f'{learnt}/boundaries')
+    run('tools/train.py', segmentor)
+    output = run('tools/test.py', segmentor, last_checkpoint(segmentor), '--show-dir', 'painted')
+    return {part: last_figure(output, name) for part, name in
+            (('all', 'mIoU'), ('base', 'base_mIoU'), ('novel', 'novel_mIoU'))}
 
 
 def describe_gap(weak: float, dhr: float, full: float) -> str:
@@ -64,9 +95,18 @@ def describe_gap(weak: float, dhr: float, full: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--full', action='store_true', help='train the weak and full ends as well')
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument('--full', action='store_true', help='train the weak and full ends as well')
+    choice.add_argument('--retab', action='store_true', help='run RETAB instead of DHR')
     args = parser.parse_args()
     start = time.time()
+    if args.retab:
+        means = retab()
+        print('\nTest mIoU on the val scenes: ' +
+              ', '.join(f'{part} classes {mean:.2f}' for part, mean in means.items()))
+        print(f'Took {(time.time() - start) / 60:.1f} minutes. Masks: '
+              'work_dirs/scenes_segmentor/masks, predictions: painted')
+        return
     dhr = train_and_test(CONFIG)
     run('tools/analysis_tools/dhr_report.py', CONFIG)
     print(f'\nTest mIoU on the val scenes, multi-scale + flip + CRF: {dhr:.2f}')

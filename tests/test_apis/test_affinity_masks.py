@@ -40,8 +40,9 @@ class Still(nn.Module):
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         return images.float()
 
-    def walk(self, inputs: Tensor, scores: Tensor, beta: float, num_steps: int,
-             radius: int) -> Tensor:
+    def walk(self, inputs: Tensor, scores: Tensor, beta: float, num_steps: int, radius: int,
+             boundary: Tensor | None, boundary_threshold: float) -> Tensor:
+        assert boundary is None
         self.asked.append((tuple(inputs.shape), scores.shape[1], beta, num_steps, radius))
         size = [-(-side // 8) for side in inputs.shape[-2:]]
         return F.interpolate(scores, size=size, mode='bilinear', antialias=True) / 2
