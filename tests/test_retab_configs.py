@@ -35,7 +35,7 @@ def test_there_is_every_fold():
     names = {path.stem for path in CONFIGS}
     assert names == {f'{data}_fold{fold}_{step}' for data in ('voc', 'vocmini')
                      for fold in range(4) for step in STEPS} | {
-        f'scenes_{step}' for step in ('cam', *STEPS)}
+        f'scenes_{step}' for step in ('cam', *STEPS)} | {'vocmini_fold0_dhr'}
 
 
 def test_novel_classes_are_the_same_everywhere(cfg):
@@ -44,7 +44,7 @@ def test_novel_classes_are_the_same_everywhere(cfg):
     named = [cfg.train_dataloader.dataset.novel]
     if cfg.pseudo_label_dataset.type == 'WeakShotDataset':
         named.append(cfg.pseudo_label_dataset.novel)
-    if name_of(cfg).endswith('segmentor'):
+    if name_of(cfg).endswith(('segmentor', 'dhr')):
         named += [cfg.val_evaluator.novel, cfg.test_evaluator.novel]
         assert cfg.val_evaluator.type == 'BaseNovelIoUMetric'
     images = DATASETS.get(cfg.train_dataloader.dataset.dataset.type)

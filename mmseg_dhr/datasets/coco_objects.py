@@ -7,13 +7,13 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset, COCOStuffDataset
 from mmseg.registry import DATASETS
 
-__all__ = ['COCOObjectDataset']
+__all__ = ['COCOObjectDataset', 'colour_map']
 
 # Categories 1 to 90 of COCO; these were planned but have no image.
 _UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
-def _colour_map(size: int) -> list[list[int]]:
+def colour_map(size: int) -> list[list[int]]:
     """The colours of PASCAL VOC's development kit: bits of the label, spread over r, g and b."""
     labels = np.arange(size)
     colours = np.zeros((size, 3), int)
@@ -39,7 +39,7 @@ class COCOObjectDataset(BaseSegDataset):
     METAINFO = dict(
         # The things of COCO-Stuff are the objects of COCO.
         classes=('background', *COCOStuffDataset.METAINFO['classes'][:80]),
-        palette=_colour_map(81))
+        palette=colour_map(81))
     CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED)
 
     def __init__(self, img_suffix: str = '.jpg', seg_map_suffix: str = '.png',

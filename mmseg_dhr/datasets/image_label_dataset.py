@@ -14,14 +14,15 @@ from mmseg.registry import DATASETS
 
 from ..utils import UserError
 from ..utils.config import DATA_ROOT_VARIABLE
-from .coco_objects import _colour_map
-from .labels import _IMAGE_SUFFIXES, _READERS, ClassIndex
+from .coco_objects import colour_map
+from .labels import IMAGE_SUFFIXES as LOWER_SUFFIXES
+from .labels import READERS, ClassIndex
 
 __all__ = ['ImageLabelDataset', 'count_names', 'labels_source', 'use_photos']
 
 BACKGROUND = 'background'
 # Of any case here; both are named because an exported config matches them to the letter.
-IMAGE_SUFFIXES = tuple(sorted(_IMAGE_SUFFIXES | {suffix.upper() for suffix in _IMAGE_SUFFIXES}))
+IMAGE_SUFFIXES = tuple(sorted(LOWER_SUFFIXES | {suffix.upper() for suffix in LOWER_SUFFIXES}))
 _NAMED = ('csv', 'folders', 'json')  # kinds of labels that hold names
 
 
@@ -55,7 +56,7 @@ class ImageLabelDataset(BaseSegDataset):
         if labels is not None and 'classes' not in meta:
             meta['classes'] = (BACKGROUND, *count_names(kwargs.get('data_root') or '', labels))
         if 'classes' in meta:
-            meta.setdefault('palette', _colour_map(len(meta['classes'])))
+            meta.setdefault('palette', colour_map(len(meta['classes'])))
         super().__init__(metainfo=meta, img_suffix=tuple(img_suffix), **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -131,7 +132,7 @@ def count_names(data_root: str, labels: str | Mapping[str, Any]) -> dict[str, in
         raise UserError(f'{path}: no such labels, which the class names are read from. Check '
                         f'`data_root` and `labels`, or give the names as `classes`.')
     counts: Counter[str] = Counter()
-    for image_id, tags in _READERS[source['type']](path, _AnyName(), None):
+    for image_id, tags in READERS[source['type']](path, _AnyName(), None):
         for tag in tags:
             if not isinstance(tag, str) or tag.strip().isdecimal():
                 raise UserError(f'{path}, image {image_id!r}: expected names, but found {tag!r}: '
@@ -187,7 +188,7 @@ def use_photos(config: Any, data_root: str, images: str = '',
                   + ', '.join(f'{name} {count}' for name, count in counts.items()))
     names = (BACKGROUND, *(name for name in classes if name != BACKGROUND))
     photos = dict(data_root=root, data_prefix=dict(img_path=images),
-                  metainfo=dict(classes=names, palette=_colour_map(len(names))))
+                  metainfo=dict(classes=names, palette=colour_map(len(names))))
     _update(config, photos, labels_source(labels), len(names))
 
 

@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from ..formats import load_npy, read_mask
 
-__all__ = ['ClassIndex', 'mask_labels', 'read_image_labels']
+__all__ = ['IMAGE_SUFFIXES', 'READERS', 'ClassIndex', 'mask_labels', 'read_image_labels']
 
 Tags = tuple[int, ...]
 Entries = Iterable[tuple[str, Iterable[Any]]]
 
-_IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 class ClassIndex:
@@ -120,8 +120,8 @@ def read_image_labels(source: Mapping[str, Any], classes: Sequence[str],
     options = dict(source)
     kind, path = options.pop('type', None), options.pop('path', None)
     allow_empty = options.pop('allow_empty', False)
-    if kind not in _READERS or path is None:
-        raise ValueError(f'Expected image labels as dict(type=one of {sorted(_READERS)}, '
+    if kind not in READERS or path is None:
+        raise ValueError(f'Expected image labels as dict(type=one of {sorted(READERS)}, '
                          f'path=...), but got {dict(source)}.')
     allowed = {'min_pixels', 'reduce_zero_label', 'suffix'} if kind == 'masks' else set()
     if set(options) - allowed:
@@ -137,7 +137,7 @@ def read_image_labels(source: Mapping[str, Any], classes: Sequence[str],
         raise ValueError(f"{path}: image labels of type '{kind}' are a "
                          f'{"folder" if kind in _FOLDERS else "file"}.')
     index = ClassIndex(classes, background_index)
-    entries = _READERS[kind](path, index, ids, **options)
+    entries = READERS[kind](path, index, ids, **options)
     return _collect(entries, path, index, ids, allow_empty)
 
 
@@ -208,7 +208,7 @@ def _read_folders(path: Path, index: ClassIndex, ids: Sequence[str] | None) -> E
             continue
         index.index(folder.name, f'{path}, folder')
         stems = Counter(file.stem for file in folder.iterdir()
-                        if file.suffix.lower() in _IMAGE_SUFFIXES and file.name[0] != '.')
+                        if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != '.')
         for image_id, count in stems.items():
             if count > 1:
                 raise ValueError(f'{folder}: image id {image_id!r} occurs twice.')
@@ -285,5 +285,5 @@ def mask_labels(file: Path, num_classes: int, reduce_zero_label: bool = False,
 
 
 _FOLDERS = ('folders', 'masks')
-_READERS: dict[str, Callable[..., Entries]] = dict(
+READERS: dict[str, Callable[..., Entries]] = dict(
     json=_read_json, csv=_read_csv, folders=_read_folders, npy=_read_npy, masks=_read_masks)

@@ -94,6 +94,21 @@ def cross_entropy_by_hand(model, inputs, masks):
 
 class TestLoss:
 
+    def test_base_samples_of_weak_shot_data_keep_their_truth(self, build) -> None:
+        model = build()
+        model.decode_head.dropout_ratio = 0
+        inputs, samples = make_batch(model)
+        found = torch.full((2, 16, 16), 3)
+        model.propagation = FixedPropagation(found)
+        truth = samples[0].gt_sem_seg.data[:, 1::2, 1::2]  # the middle of each cell
+        for is_novel, expected in (((False, True), torch.cat([truth, found[1:]])),
+                                   ((True, True), found), ((None, None), found)):
+            for sample, novel in zip(samples, is_novel, strict=True):
+                sample.set_metainfo({} if novel is None else dict(is_novel=novel))
+            model.eval()
+            loss = model.loss(inputs, samples)['decode.loss_ce']
+            torch.testing.assert_close(loss, cross_entropy_by_hand(model, inputs, expected))
+
     def test_warmup_trains_on_tags_alone(self, build) -> None:
         model = build()
         model.set_phase('warmup')

@@ -20,13 +20,13 @@ class PackTaggedInputs(PackSegInputs):
     Args:
         meta_keys (Sequence[str]): Keys to be packed as meta information, where present. Defaults to
             those of PackSegInputs and ``img_id``, ``image_labels``, ``base_shares``, ``geometry``,
-            ``uss_stride``.
+            ``uss_stride``, ``is_novel``.
     """
 
     def __init__(self, meta_keys: Sequence[str] = (
             'img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor',
             'flip', 'flip_direction', 'reduce_zero_label', 'img_id', 'image_labels', 'base_shares',
-            'geometry', 'uss_stride')) -> None:
+            'geometry', 'uss_stride', 'is_novel')) -> None:
         super().__init__(meta_keys=tuple(meta_keys))
 
     def transform(self, results: dict) -> dict:

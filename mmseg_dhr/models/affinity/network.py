@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...ops import affinity_losses, neighbour_offsets, random_walk, two_stage_walk
 from ...utils import UserError
+from ..pixels import normalises, rgb_to_inputs
 from .heads import Affinity
 
 __all__ = ['AffinityNetwork']
@@ -49,7 +50,7 @@ class AffinityNetwork(BaseModel):
                  background_index: int | None = 0, freeze_backbone: bool = False,
                  init_cfg: OptConfigType = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        if not getattr(self.data_preprocessor, '_enable_normalize', False):
+        if not normalises(self.data_preprocessor):
             raise UserError('AffinityNetwork needs a SegDataPreProcessor with `mean` and `std`.')
         self.backbone = MODELS.build(backbone)
         self.affinity_head = MODELS.build(affinity_head)
@@ -153,10 +154,7 @@ class AffinityNetwork(BaseModel):
 
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         """Normalise RGB 0..255 (B, 3, H, W) as the data preprocessor would."""
-        reads_rgb = any(getattr(self.data_preprocessor, name, False)
-                        for name in ('channel_conversion', '_channel_conversion'))
-        pixels = images if reads_rgb else images.flip(1)
-        return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
+        return rgb_to_inputs(images, self.data_preprocessor)
 
 
 def _resized(maps: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...utils import UserError
+from ..pixels import normalises, rgb_to_inputs
 from ..propagation.dhr import valid_mask
 
 
@@ -32,7 +33,7 @@ class CAMClassifier(BaseModel):
                  channels_last: bool = False, norm_eval: bool = False,
                  init_cfg: dict | None = None) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        if not getattr(self.data_preprocessor, '_enable_normalize', False):
+        if not normalises(self.data_preprocessor):
             raise UserError(f'{type(self).__name__} needs a SegDataPreProcessor with `mean` and '
                             '`std`: CAMs are made of images that it normalises.')
         self.backbone = MODELS.build(backbone)
@@ -81,11 +82,7 @@ class CAMClassifier(BaseModel):
 
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         """Normalise RGB 0..255 as the data preprocessor would."""
-        # Pipelines load BGR. The onedl fork of MMSegmentation put an underscore before the name.
-        reads_rgb = any(getattr(self.data_preprocessor, name, False)
-                        for name in ('channel_conversion', '_channel_conversion'))
-        pixels = images if reads_rgb else images.flip(1)
-        return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
+        return rgb_to_inputs(images, self.data_preprocessor)
 
     def _targets(self, data_samples: Sequence[Any], like: Tensor) -> Tensor:
         tags = [sample.metainfo.get('image_labels') for sample in data_samples]

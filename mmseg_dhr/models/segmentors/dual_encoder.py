@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...ops import normalize_cam
 from ...utils import UserError
+from ..pixels import inputs_to_rgb, normalises, rgb_to_inputs
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
 from .mask_figures import mask_figures
 from .refinement import gives_probabilities
@@ -43,9 +44,10 @@ class DualEncoderSegmentor(BaseSegmentor):
     checkpoints and DDP do not see it, and it stays in eval mode.
 
     Training has three phases, set by :class:`RecursiveLearningHook`: ``warmup`` (tags alone),
-    ``online`` (M_dh of the current network at every iteration, the default) and ``given`` (the
-    masks that the pipeline loads, as they are). Online, M_dh can come from another network, see
-    :meth:`set_teacher`, and its figures are logged as ``dhr/...`` (:func:`mask_figures`).
+    ``online`` (M_dh of the current network at every iteration, the default; base samples of
+    weak-shot data keep their true masks) and ``given`` (the masks that the pipeline loads, as they
+    are). Online, M_dh can come from another network, see :meth:`set_teacher`, and its figures are
+    logged as ``dhr/...`` (:func:`mask_figures`).
 
     Args:
         segmentor (dict): Config of any mmseg segmentor that derives from ``EncoderDecoder``.
@@ -83,7 +85,7 @@ class DualEncoderSegmentor(BaseSegmentor):
                                               **data_preprocessor}
         built = MODELS.build(segmentor)
         super().__init__(data_preprocessor=built.data_preprocessor, init_cfg=init_cfg)
-        if not getattr(self.data_preprocessor, '_enable_normalize', False):
+        if not normalises(self.data_preprocessor):
             raise UserError('DualEncoderSegmentor needs a SegDataPreProcessor with `mean` and '
                             '`std`: the CRF and the USS encoder read the pixels back from them.')
         if channels_last:
@@ -211,7 +213,7 @@ class DualEncoderSegmentor(BaseSegmentor):
         if self.phase == 'online':
             result = self._online_masks(inputs, features, maps, data_samples)
             losses.update(self._figures(result, inputs, data_samples))
-            masks = result.final
+            masks = _with_truth(result.final, data_samples)
         if masks is None:
             return losses
         supervised = _with_masks(data_samples, masks)
@@ -353,22 +355,13 @@ class DualEncoderSegmentor(BaseSegmentor):
                             'cached ones with `LoadUSSFeatures` in the pipeline.')
         return self.uss_encoder(images)[0]
 
-    @property
-    def _network_reads_rgb(self) -> bool:
-        """Whether the preprocessor swaps channels: pipelines load BGR."""
-        # The onedl fork of MMSegmentation put an underscore before the name.
-        names = ('channel_conversion', '_channel_conversion')
-        return any(getattr(self.data_preprocessor, name, False) for name in names)
-
     def inputs_to_rgb(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation: (B, 3, H, W), RGB 0..255."""
-        pixels = inputs * self.data_preprocessor.std + self.data_preprocessor.mean
-        return pixels if self._network_reads_rgb else pixels.flip(1)
+        return inputs_to_rgb(inputs, self.data_preprocessor)
 
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         """Normalise RGB 0..255 as the data preprocessor would."""
-        pixels = images if self._network_reads_rgb else images.flip(1)
-        return (pixels.float() - self.data_preprocessor.mean) / self.data_preprocessor.std
+        return rgb_to_inputs(images, self.data_preprocessor)
 
 
 def _class_scores(segmentor: Any, features: list[Tensor]) -> Tensor:
@@ -407,6 +400,18 @@ def _base_masks(data_samples: SampleList) -> Tensor | None:
     if not all('gt_sem_seg' in s for s in data_samples):
         return None
     return torch.stack([s.gt_sem_seg.data[0] for s in data_samples])
+
+
+def _with_truth(masks: Tensor, data_samples: SampleList) -> Tensor:
+    """M_dh, but the true masks of the base samples of weak-shot data (RETAB)."""
+    base = [sample.metainfo.get('is_novel') is False for sample in data_samples]
+    truth = _base_masks(data_samples)
+    if not any(base) or truth is None:
+        return masks
+    # The label in the middle of each cell of M_dh.
+    truth = F.interpolate(truth[:, None].float(), size=masks.shape[-2:], mode='nearest-exact')
+    rows = torch.tensor(base, device=masks.device)[:, None, None]
+    return torch.where(rows, truth[:, 0].to(masks), masks)
 
 
 def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...utils import UserError
+from ..pixels import inputs_to_rgb
 from ..propagation.refiners import DenseCRF
 
 __all__ = ['check_refinement', 'class_probabilities', 'gives_probabilities', 'image_from_inputs',
-           'inputs_to_rgb', 'kept_classes', 'read_image', 'refine']
+           'kept_classes', 'read_image', 'refine']
 
 
 def check_refinement(name: str, segmentor: Any, min_score: float) -> None:
@@ -121,20 +122,6 @@ def read_image(path: str, size: Sequence[int]) -> Tensor:
         raise UserError(f'{path}: expected an image of (height, width) = {tuple(size)} like its '
                         f'prediction, but it has {image.shape[:2]}.')
     return torch.from_numpy(image).permute(2, 0, 1)
-
-
-def inputs_to_rgb(inputs: Tensor, preprocessor: Any) -> Tensor:
-    """Undo a data preprocessor: (..., 3, H, W) in RGB 0..255.
-
-    Pipelines load BGR; mmseg's preprocessor may swap channels and normalise.
-    """
-    pixels = inputs
-    if getattr(preprocessor, '_enable_normalize', False):
-        pixels = inputs * preprocessor.std + preprocessor.mean
-    # The onedl fork of MMSegmentation put an underscore before the name.
-    swapped = any(getattr(preprocessor, name, False)
-                  for name in ('channel_conversion', '_channel_conversion'))
-    return pixels if swapped else pixels.flip(-3)
 
 
 def image_from_inputs(inputs: Tensor, meta: Mapping[str, Any], preprocessor: Any,
