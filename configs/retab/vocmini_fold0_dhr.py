@@ -1,5 +1,5 @@
 # RETAB and DHR together, fold 0, instead of vocmini_fold0_segmentor.py: DHR's recursion on novel
-# samples, whose M_base are the masks of step 2 (expected in work_dirs/vocmini_fold0_dhr/masks); base
+# samples, whose M_base are the masks of step 2 (in WORK_DIR/masks); base
 # samples keep their true masks.
 #   python tools/train.py configs/retab/vocmini_fold0_dhr.py --cfg-options load_from=warmup.pth
 _base_ = ['../dhr/vocmini_small.py']

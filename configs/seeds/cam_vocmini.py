@@ -24,7 +24,8 @@ model = dict(
         output_stride=16,
         init_cfg=dict(type='EfficientNetLiteInit')),
     cam_head=dict(type='CAMHead', in_channels=320, num_classes=num_classes),
-    channels_last=True)
+    channels_last=True,
+    norm_eval=True)
 # Only images and tags: neither M_base nor USS features.
 train_dataloader = dict(
     dataset=dict(
