@@ -138,8 +138,9 @@ def test_label_probe(analyse, prepared, capsys) -> None:
     found = figures('out/label_probe.json')['figures']
     assert list(found) == [str(prepared.work_dir / 'base_masks'), str(prepared.truth)]
     for means, in found.values():
-        assert set(means) == {'all', 'base', 'novel'}
-        assert all(value is None or 0 <= value <= 100 for value in means.values())
+        assert set(means) == {'all', 'base', 'novel', 'iou'}
+        assert 0 <= means['all'] <= 100
+        assert {'background', 'bead'} <= set(means['iou'])
     for image_id in IDS:
         tagged = set(np.unique(read_mask(prepared.truth / f'{image_id}.png'))) | {0}
         mask = read_mask(Path('predicted') / f'{image_id}.png')

@@ -64,8 +64,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, float]]]:
-    """Test mIoU by folder, one per seed: ``all``, and ``base`` and ``novel`` if asked for."""
+def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, Any]]]:
+    """Test mIoU by folder, one per seed: ``all``, and ``base`` and ``novel`` if asked for; ``iou``
+    by class.
+    """
     settings = ProbeSettings(iters=args.iters)
     dataset = build_dataset(config)
     model = build_model(config, args.checkpoint)
@@ -81,7 +83,7 @@ def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, flo
     novel = () if args.novel is None else novel_labels(
         args.novel[0] if len(args.novel) == 1 and '/' in args.novel[0] else args.novel,
         dataset.metainfo['classes'], background)
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for name, masks in folders.items():
         for seed in args.seeds:
             head = train_head(train, masks, classes, seed, settings, Path(name).name)
@@ -90,13 +92,14 @@ def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, flo
                                   dataset.metainfo['palette'])
             scores = test_head(head, test, test_truth, classes, background, settings)
             means = base_novel_means(scores.all.iou, novel)
-            found.setdefault(name, []).append(
-                means if novel else dict(all=means['all']))
+            means = means if novel else dict(all=means['all'])
+            iou = scores.all.as_dict(dataset.metainfo['classes'])['iou']
+            found.setdefault(name, []).append(dict(means, iou=iou))
             print(f'{name}, seed {seed}: test mIoU {scores.all.miou:.1f}', flush=True)
     return found
 
 
-def row(name: str, means: list[dict[str, float]]) -> tuple[str, ...]:
+def row(name: str, means: list[dict[str, Any]]) -> tuple[str, ...]:
     """A folder's row of the table."""
     values = [mean['all'] for mean in means]
     parts = (f'{statistics.mean(mean[part] for mean in means):.1f}'
