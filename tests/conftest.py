@@ -65,6 +65,13 @@ def _configs_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
                         lambda text, **options: (text, True))
 
 
+@pytest.fixture(autouse=True)
+def _no_data_root_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--data-root` sets this variable for the whole process."""
+    monkeypatch.setenv('MMSEG_DHR_DATA', '')  # remembers the value of before
+    monkeypatch.delenv('MMSEG_DHR_DATA')
+
+
 @pytest.fixture
 def mmseg_modules(_default_scope: None) -> None:
     """Registers all components of mmseg and makes ``mmseg`` the scope."""

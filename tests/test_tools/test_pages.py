@@ -55,6 +55,7 @@ def follow(block: Block, folder: Path) -> None:
     """Run a block of commands or of Python in a folder, in this process: starting one is slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.delenv('MMSEG_DHR_DATA', raising=False)
         for kind in (Visualizer, SegLocalVisualizer):  # there is one per process
             patch.setattr(kind, '_instance_dict', OrderedDict())
         if block.language == 'python':
