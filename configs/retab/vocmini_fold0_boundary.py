@@ -2,7 +2,7 @@
 # from the true masks of base samples. All steps: configs/retab/README.md.
 #   python tools/train.py configs/retab/vocmini_fold0_boundary.py
 #   python tools/make_boundaries.py configs/retab/vocmini_fold0_boundary.py \
-#       work_dirs/vocmini_fold0_boundary/iter_400.pth work_dirs/vocmini_fold0_affinity/boundaries
+#       work_dirs/vocmini_fold0_boundary/iter_200.pth work_dirs/vocmini_fold0_affinity/boundaries
 _base_ = ['../seeds/irnet_vocmini.py']
 novel = 'pascal-5i/0'
 model = dict(type='BoundaryNetwork', freeze_backbone=False)
@@ -20,3 +20,8 @@ train_dataloader = dict(
             ])))
 # Only novel samples need what nobody drew.
 pseudo_label_dataset = dict(type='WeakShotDataset', novel=novel, part='novel')
+max_iters = 200
+param_scheduler = [
+    dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
+]
+train_cfg = dict(max_iters=max_iters)
