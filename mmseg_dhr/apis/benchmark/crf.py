@@ -19,7 +19,7 @@ __all__ = ['Batch', 'agreement', 'batch_of', 'crf_rows', 'label_agreement']
 # For the rows over image size, threads and batches: a photo shows two or three classes, mostly.
 _CLASSES = 3
 # The images that threads share
-_SHARED = 4
+_SHARED = 8
 _CONTESTANTS = {
     'exact': DenseCRFParams(),
     'fast, srgb 3.5': DenseCRFParams(downscale=2, bilateral_srgb=3.5),

@@ -69,25 +69,24 @@ class BilateralFilter:
                      [(pixels, width, lattice.scales, lattice.strides, lattice.origin, start, stop,
                        keys, self.weights) for start, stop in threads.ranges(len(pixels))])
         self.vertex = np.empty(keys.shape, np.int32)
-        parts = threads.each(self._number, [(keys[r], self.vertex[r]) for r in range(DIRECTIONS)])
+        parts = threads.each(
+            self._number, [(keys[r], self.vertex[r], lattice.bits) for r in range(DIRECTIONS)])
         self.starts = np.cumsum([0] + [len(part[0]) for part in parts])
         self.vertex += self.starts[:-1, None].astype(np.int32)
         ordered = np.concatenate([part[0] for part in parts])
-        order = np.concatenate([part[1] + start
+        order = np.concatenate([part[1] + np.int32(start)
                                 for part, start in zip(parts, self.starts[:-1], strict=True)])
         self._values = np.empty(self.starts[-1] * _LANES, np.float32)
         self.chains = threads.each(
-            self._link, [(ordered, order.astype(np.int32), step) for step in lattice.steps])
+            self._link, [(ordered, order, step) for step in lattice.steps])
 
     @staticmethod
-    def _number(keys: np.ndarray, vertex: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _number(keys: np.ndarray, vertex: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
         """Number the vertices of one remainder; their keys sorted, and who they are."""
-        table = np.full(1 << int(1.5 * keys.size).bit_length(), -1, np.int64)
-        ids = np.empty(table.size, np.int32)
+        table = np.full(1 << int(1.5 * keys.size).bit_length(), -1, np.int32)
         found = np.empty(keys.size, np.int64)
-        found = found[:kernels.find_vertices(keys, table, ids, vertex, found)]
-        order = np.argsort(found)
-        return found[order], order
+        found = found[:kernels.find_vertices(keys, table, vertex, found)]
+        return kernels.sort_keys(found, bits)
 
     def _link(self, keys: np.ndarray, order: np.ndarray, step: int) -> list[np.ndarray]:
         """The chains of one direction, in one piece per thread."""
