@@ -197,18 +197,24 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
     """
     damping, used = problem.damping, problem.used
     log_share = problem.log_share.double()
-    potential = damping * log_share
+    potential = anchor = damping * log_share
     if damping == 0:
         return potential
     slope = (1 - damping) / damping
-    for _ in range(max_steps):
-        plan = problem.assign(potential)
-        plan *= problem.inside
-        received = plan.sum(2).double()
-        received /= received.sum(1, keepdim=True).clamp_min(_TINY)
+    weight = problem.inside / problem.inside.sum(2, keepdim=True).clamp_min(1)
+    kernel = problem.plan
+    for step in range(max_steps):
+        # Most of the time goes into exponentials, so factors beside the kernel take their place;
+        # within e^±20 they lose nothing to float32.
+        if step % 8 == 0:
+            anchor = potential
+            kernel = problem.assign(anchor)
+        shift = (potential - anchor).clamp(-20, 20)
+        potential = anchor + shift
+        received, ties = _masses(kernel, shift.exp().float(), weight, problem.work)
         wanted = (log_share - slope * potential).exp()
         gradient = (wanted - received).masked_fill(~used, 0.0)
-        newton, promise, size = _newton_step(plan, gradient, received, slope * wanted, used, slope)
+        newton, promise, size = _newton_step(ties, gradient, received, slope * wanted, used, slope)
         update = damping * (potential + log_share - received.clamp_min(_TINY).log()) - potential
         update.masked_fill_(~used, 0.0)
         better = promise >= (gradient * update).sum(1, keepdim=True) / 2
@@ -220,7 +226,21 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
     return potential
 
 
-def _newton_step(plan: Tensor, gradient: Tensor, received: Tensor, penalty: Tensor, used: Tensor,
+def _masses(kernel: Tensor, scale: Tensor, weight: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
+    """What classes receive, (B, C), and share with each other, (B, C, C), float64, sums 1.
+
+    The plan is ``kernel * scale / total * weight``; it is never written down.
+    """
+    total = torch.bmm(scale[:, None], kernel)
+    weight = weight / total
+    received = (torch.bmm(kernel, weight.transpose(1, 2))[..., 0] * scale).double()
+    ties = torch.bmm(torch.mul(kernel, weight / total, out=work), kernel.transpose(1, 2))
+    ties = (ties * (scale[:, :, None] * scale[:, None])).double()
+    ties = (ties + ties.transpose(1, 2)) / (2 * ties.sum((1, 2), keepdim=True).clamp_min(_TINY))
+    return received / received.sum(1, keepdim=True).clamp_min(_TINY), ties
+
+
+def _newton_step(ties: Tensor, gradient: Tensor, received: Tensor, penalty: Tensor, used: Tensor,
                  slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """Damped Newton step (B, C), the ascent that it promises and its undamped size, (B, 1).
 
@@ -228,8 +248,6 @@ def _newton_step(plan: Tensor, gradient: Tensor, received: Tensor, penalty: Tens
     are tied by the pixels that they share. The dual is generalised self-concordant, so a step
     damped by ``log(1 + size) / size`` ascends from anywhere (Sun & Tran-Dinh 2019).
     """
-    ties = torch.bmm(plan, plan.transpose(1, 2)).double()
-    ties = (ties + ties.transpose(1, 2)) / (2 * ties.sum((1, 2), keepdim=True).clamp_min(_TINY))
     # Classes that share no pixel are not tied to the others: a little of the identity.
     diagonal = ties.sum(2) + penalty.masked_fill(~used, 1.0) + 1e-12
     curvature = torch.diag_embed(diagonal) - ties
