@@ -24,7 +24,9 @@ from mmseg_dhr.utils.cli import prepare_cpu_launch
 Config.pretty_text = property(repr)
 config = Config.fromfile(sys.argv[1])
 config.work_dir = sys.argv[2]
-config.pseudo.out_dir = config.custom_hooks[1].pseudo_labels.out_dir = sys.argv[3]
+for masks in ('base_masks', 'pseudo_labels'):
+    if masks in config.custom_hooks[1]:
+        config.custom_hooks[1][masks].out_dir = sys.argv[3]
 config.train_dataloader.dataset.dataset.pipeline[1].mask_dir = sys.argv[3]
 config.launcher, batch = sys.argv[4], int(sys.argv[5])
 config.train_dataloader.batch_size = batch
@@ -35,42 +37,50 @@ Runner.from_cfg(config).train()
 
 @pytest.fixture
 def write_config(tmp_path, tiny_model, tagged_scenes):
-    """A tiny training in rounds, after a warm-up, with a teacher; no statistics over a batch."""
-    load = [dict(type='LoadImageFromFile'),
-            dict(type='LoadPseudoMask', mask_dir='', num_classes=9)]
-    flip = dict(type='TrackGeometry', transforms=[dict(type='RandomFlip', prob=.5)])
-    pack = dict(type='PackTaggedInputs')
-    model = tiny_model(norm='GN', propagation=dict(
-        type='DHRPropagation', num_classes=9, refine=None, stride=4, marginal='shares'))
-    groups = dict(type='GN', num_groups=2, requires_grad=True)
-    for part in ('backbone', 'decode_head'):
-        model['segmentor'][part]['norm_cfg'] = groups
-    pseudo = dict(out_dir='', stride=4, share_momentum=.5,
-                  dataset=tagged_scenes([load[0], pack]))
-    settings = dict(
-        model=model.to_dict(), pseudo=pseudo,
-        train_dataloader=dict(
-            batch_size=4, num_workers=0, dataset=tagged_scenes([*load, flip, pack], seed=0),
-            sampler=dict(type='PositionSampler')),
-        train_cfg=dict(type='ResumableIterLoop', max_iters=ITERATIONS),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=.05, momentum=.9)),
-        default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', interval=ITERATIONS, by_epoch=False),
-            logger=dict(type='LoggerHook', log_metric_by_epoch=False)),
-        custom_hooks=[
-            dict(type='EMAHook', momentum=.3),
-            dict(type='RecursiveLearningHook', warmup_iters=WARMUP, interval=ROUND,
-                 pseudo_labels=pseudo, source='teacher')
-        ],
-        find_unused_parameters=True, default_scope='mmseg', log_level='WARNING',
-        randomness=dict(seed=0), env_cfg=dict(dist_cfg=dict(backend='gloo')))
-    path = tmp_path / 'config.py'
-    path.write_text(''.join(f'{name} = {value!r}\n' for name, value in settings.items()))
-    (tmp_path / 'launch.py').write_text(LAUNCH)
-    return path
+    """A tiny training after a warm-up, with a teacher; no statistics over a batch."""
+
+    def write(masks: dict, marginal: str) -> None:
+        load = [dict(type='LoadImageFromFile'),
+                dict(type='LoadPseudoMask', mask_dir='', num_classes=9)]
+        flip = dict(type='TrackGeometry', transforms=[dict(type='RandomFlip', prob=.5)])
+        pack = dict(type='PackTaggedInputs')
+        model = tiny_model(norm='GN', propagation=dict(
+            type='DHRPropagation', num_classes=9, refine=None, stride=4, marginal=marginal))
+        groups = dict(type='GN', num_groups=2, requires_grad=True)
+        for part in ('backbone', 'decode_head'):
+            model['segmentor'][part]['norm_cfg'] = groups
+        if 'pseudo_labels' in masks:
+            masks['pseudo_labels']['dataset'] = tagged_scenes([load[0], pack])
+        settings = dict(
+            model=model.to_dict(),
+            train_dataloader=dict(
+                batch_size=4, num_workers=0, dataset=tagged_scenes([*load, flip, pack], seed=0),
+                sampler=dict(type='PositionSampler')),
+            train_cfg=dict(type='ResumableIterLoop', max_iters=ITERATIONS),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=.05, momentum=.9)),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=ITERATIONS, by_epoch=False),
+                logger=dict(type='LoggerHook', log_metric_by_epoch=False)),
+            custom_hooks=[
+                dict(type='EMAHook', momentum=.3),
+                dict(type='RecursiveLearningHook', warmup_iters=WARMUP, source='teacher', **masks)
+            ],
+            find_unused_parameters=True, default_scope='mmseg', log_level='WARNING',
+            randomness=dict(seed=0), env_cfg=dict(dist_cfg=dict(backend='gloo')))
+        text = ''.join(f'{name} = {value!r}\n' for name, value in settings.items())
+        (tmp_path / 'config.py').write_text(text)
+        (tmp_path / 'launch.py').write_text(LAUNCH)
+
+    return write
 
 
-def test_two_processes_train_as_one(write_config, tmp_path, repo_root) -> None:
+@pytest.mark.parametrize('online', [True, False], ids=['online', 'rounds'])
+def test_two_processes_train_as_one(write_config, tmp_path, repo_root, online) -> None:
+    if online:
+        write_config(dict(base_masks={}), 'sqrt_area')
+    else:
+        rounds = dict(stride=4, share_momentum=.5)
+        write_config(dict(interval=ROUND, pseudo_labels=rounds), 'shares')
     environment = {**os.environ, 'PYTHONPATH': str(repo_root), 'CUDA_VISIBLE_DEVICES': '',
                    'OMP_NUM_THREADS': '1'}
     distributed = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
@@ -89,13 +99,14 @@ def test_two_processes_train_as_one(write_config, tmp_path, repo_root) -> None:
     for part in ('state_dict', 'ema_state_dict'):
         for name, value in one[part].items():
             torch.testing.assert_close(two[part][name], value, rtol=1e-4, atol=1e-5)
-    assert_same_masks(tmp_path / 'one_masks', tmp_path / 'two_masks')
+    extra = {'manifest.json'} if online else {'manifest.json', 'shares.json'}
+    assert_same_masks(tmp_path / 'one_masks', tmp_path / 'two_masks', extra)
 
 
-def assert_same_masks(one: Path, two: Path) -> None:
+def assert_same_masks(one: Path, two: Path, extra: set[str]) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert sorted(path.name for path in two.iterdir()) == names
-    assert {'manifest.json', 'shares.json'} < set(names) and len(names) == 2 + 6
+    assert extra < set(names) and len(names) == len(extra) + 6
     masks = [[read_mask(folder / name) for name in names if name.endswith('.png')]
              for folder in (one, two)]
     different = sum(int((a != b).sum()) for a, b in zip(*masks, strict=True))
