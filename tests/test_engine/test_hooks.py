@@ -14,9 +14,12 @@ from mmseg.registry import DATASETS, MODELS
 
 from mmseg_dhr.apis import (
     BaseMaskSettings,
+    DebiasSettings,
     uss_features,
     write_base_masks,
+    write_debiased_masks,
     write_pseudo_labels,
+    write_uss_features,
 )
 from mmseg_dhr.apis.pseudo_labels import read_shares
 from mmseg_dhr.engine import RecursiveLearningHook
@@ -202,6 +205,30 @@ class TestRecursiveLearningHook:
         shutil.rmtree(tmp_path / 'base')
         with pytest.raises(UserError, match=r'`tools/make_base_masks\.py CONFIG .*seeds .*base`'):
             train(hook, max_iters=3, resume=True)
+
+    def test_biased_objects_removed(self, train, recursive, tagged_scenes, tiny_model, tmp_path
+                                    ) -> None:
+        features, biased = tmp_path / 'features', tmp_path / 'base.biased'
+        dataset = DATASETS.build(tagged_scenes())
+        write_uss_features(MODELS.build(tiny_model()).uss_encoder, dataset, features)
+        hook = recursive()
+        hook['base_masks']['debias'] = dict(features=str(features), keep=.5, ignore=True)
+        assert train(hook).has_base == [[False] * 2] * 2 + [[True] * 2] * 2
+        model = MODELS.build(tiny_model())
+        load_checkpoint(model, str(tmp_path / 'work/warmup.pth'))
+        write_base_masks(dataset, tmp_path / 'before', BaseMaskSettings(crf=None), model)
+        write_debiased_masks(dataset, tmp_path / 'before', features, tmp_path / 'after',
+                             DebiasSettings(keep=.5, ignore=True))
+        for made, expected in ((biased, 'before'), (tmp_path / 'base', 'after')):
+            paths = sorted((tmp_path / expected).glob('*.png'))
+            assert len(paths) == 6
+            assert all(path.read_bytes() == (made / path.name).read_bytes() for path in paths)
+        assert any((read_mask(path) == 255).any() for path in (tmp_path / 'base').glob('*.png'))
+        shutil.rmtree(tmp_path / 'base')
+        with pytest.raises(UserError, match=r'`tools/make_base_masks\.py CONFIG .*base\.biased '
+                           r'.* && tools/debias_masks\.py CONFIG .*base\.biased .*base '
+                           r'--features .*features`'):
+            train(hook, max_iters=5, resume=True)
 
     def test_resume_at_the_end_of_the_warmup_makes_the_masks(self, train, recursive,
                                                              tmp_path) -> None:

@@ -15,7 +15,13 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from mmseg.registry import HOOKS
 
-from ...apis import BaseMaskSettings, write_base_masks, write_pseudo_labels
+from ...apis import (
+    BaseMaskSettings,
+    DebiasSettings,
+    write_base_masks,
+    write_debiased_masks,
+    write_pseudo_labels,
+)
 from ...apis.pseudo_labels import read_shares
 from ...evaluation import GroupScores, MaskPair, MaskScores, list_pairs, score_pairs
 from ...formats import Manifest
@@ -23,7 +29,7 @@ from ...utils import UserError
 
 WARMUP_CHECKPOINT = 'warmup.pth'
 SOURCES = ('student', 'teacher')
-_BASE_MASK_OPTIONS = ('out_dir', 'seeds', 'flavour', 'scales', 'flip', 'threads')
+_BASE_MASK_OPTIONS = ('seeds', 'flavour', 'scales', 'flip', 'threads')
 
 
 @HOOKS.register_module()
@@ -61,8 +67,10 @@ class RecursiveLearningHook(Hook):
             ``LoadPseudoMask``) and, optionally, ``scales``, ``flip``, ``threads`` and the fields of
             :class:`BaseMaskSettings`; ``seeds``, a folder of another method's seeds or masks to
             make M_base of, and their ``flavour``, see
-            :func:`mmseg_dhr.apis.base_masks.write_base_masks`. None: the pipeline's masks are the
-            user's, or there are none.
+            :func:`mmseg_dhr.apis.base_masks.write_base_masks`; ``debias``, which removes biased
+            objects from them: ``features``, a folder of cached USS features, and, optionally, the
+            fields of :class:`DebiasSettings` (the masks before go to ``{out_dir}.biased``). None:
+            the pipeline's masks are the user's, or there are none.
         pseudo_labels (dict, optional): For rounds: ``out_dir`` (the ``mask_dir`` of the training
             pipeline), ``dataset`` (its images, un-augmented, with M_base) and, optionally,
             ``stride`` and ``batch_size``; ``truth_dir``, a folder of true masks ``{img_id}.png``
@@ -159,14 +167,24 @@ class RecursiveLearningHook(Hook):
 
     def _check_masks(self, runner: Runner) -> None:
         if self.base_masks is not None:
-            folder, scales = self.base_masks['out_dir'], self.base_masks.get('scales', (1.0, ))
-            source = self.base_masks.get('seeds')
-            made = (f'{Path(runner.work_dir) / WARMUP_CHECKPOINT} {folder} '
-                    f'--scales {" ".join(map(str, scales))}' if source is None else
-                    f'{source} {folder}')
-            _load_complete(folder, f'tools/make_base_masks.py CONFIG {made}')
+            _load_complete(self.base_masks['out_dir'], self._base_command(runner))
         if self.pseudo_labels is not None:
             self._check_round(runner, self.pseudo_labels['out_dir'])
+
+    def _base_command(self, runner: Runner) -> str:
+        """What makes the base masks outside of this training."""
+        options = self.base_masks or {}
+        folder, debias = options['out_dir'], options.get('debias')
+        target = _biased(folder) if debias else folder
+        made = f"{options.get('seeds')} {target}"
+        if options.get('seeds') is None:
+            scales = ' '.join(map(str, options.get('scales', (1.0, ))))
+            made = f'{Path(runner.work_dir) / WARMUP_CHECKPOINT} {target} --scales {scales}'
+        command = f'tools/make_base_masks.py CONFIG {made}'
+        if debias:
+            command += (f' && tools/debias_masks.py CONFIG {target} {folder} '
+                        f"--features {debias['features']}")
+        return command
 
     def _check_round(self, runner: Runner, folder: str) -> None:
         """See that the masks in use are those of the last round before this iteration."""
@@ -189,17 +207,25 @@ class RecursiveLearningHook(Hook):
         if done:
             self._save_warmup(runner)
         if self.base_masks is not None:
-            options = dict(self.base_masks)
-            run = {k: options.pop(k) for k in _BASE_MASK_OPTIONS if k in options}
-            model = self._source
-            settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
-            # The folder belongs to this run: masks of an earlier run are replaced.
-            write_base_masks(runner.train_dataloader.dataset, settings=settings, overwrite=True,
-                             model=None if 'seeds' in run else model, **run)
+            self._write_base(runner.train_dataloader.dataset, **self.base_masks)
             self._back_to_training(runner)
         self._set_training_phase(runner)
         if self.pseudo_labels is not None:
             self._write_round(runner, done)
+
+    def _write_base(self, dataset: Any, out_dir: str, debias: dict | None = None,
+                    **options: Any) -> None:
+        # The folders belong to this run: masks of an earlier run are replaced.
+        run = {k: options.pop(k) for k in _BASE_MASK_OPTIONS if k in options}
+        model = self._source
+        settings = BaseMaskSettings(background_index=model.cam_head.background_index, **options)
+        write_base_masks(dataset, _biased(out_dir) if debias else out_dir, settings, overwrite=True,
+                         model=None if 'seeds' in run else model, **run)
+        if debias:
+            found = dict(debias)
+            features = found.pop('features')
+            write_debiased_masks(dataset, _biased(out_dir), features, out_dir,
+                                 DebiasSettings(**found), overwrite=True)
 
     @master_only
     def _save_warmup(self, runner: Runner) -> None:
@@ -262,6 +288,11 @@ def _epoch_length(runner: Runner) -> int:
     loader = runner.train_dataloader
     batch = loader.batch_sampler.batch_size * get_dist_info()[1]
     return math.ceil(len(loader.dataset) / batch)
+
+
+def _biased(folder: str) -> str:
+    """Where base masks are before biased objects are removed."""
+    return f'{folder}.biased'
 
 
 def _claim(folder: Path) -> None:
