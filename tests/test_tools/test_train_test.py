@@ -4,7 +4,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import mmseg
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,27 @@ def test_tta_and_crf(trained, run_tool, voc_dir, monkeypatch, flags, crf_runs):
     assert code == 0
     assert calls == [(1, 3, 40, 56)] * crf_runs
     assert len(os.listdir('masks')) == 2
+
+
+def test_mmsegs_own_command_with_a_crf(trained, run_tool, voc_dir, repo_root):
+    tool = Path(mmseg.__file__).parent / '.mim/tools/test.py'
+    if not tool.is_file():
+        pytest.skip(f'this installation of MMSegmentation lacks {tool}')
+    config, checkpoint = trained
+    Path('crf.py').write_text(f"""
+_base_ = [{config!r}]
+custom_imports = dict(imports=['mmseg_dhr'])
+model = dict(_delete_=True, type='CRFPostProcess', segmentor=_base_.model, min_score=0.0)
+test_evaluator = dict(_delete_=True, type='IoUMetric', iou_metrics=['mIoU'])
+""")
+    assert run_tool('test', 'crf.py', checkpoint, '--data-root', voc_dir, '--out', 'ours') == 0
+    environment = {**os.environ, 'PYTHONPATH': str(repo_root), 'MMSEG_DHR_DATA': str(voc_dir)}
+    done = subprocess.run([sys.executable, tool, 'crf.py', checkpoint, '--out', 'theirs'],
+                          env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ('im2', 'im3'):
+        np.testing.assert_array_equal(Image.open(f'ours/{name}.png'),
+                                      Image.open(f'theirs/{name}.png'))
 
 
 def test_enable_tta(load_tool):
