@@ -5,6 +5,7 @@ All readers give ``{image id: tags}``, tags being a sorted tuple of foreground l
 Rules:
 - The background is no tag: where a file names it, by name or index, it is ignored.
 - A name or index that is no class is an error, with the nearest class names.
+- A file name stands for its id: ``a.jpg`` for ``a``.
 - An image id that occurs twice is an error (in a folder per class: twice in one folder).
 - An image without any tag is an error, unless the source says ``allow_empty=True``: then it is an
   image of background alone.
@@ -147,7 +148,10 @@ def _collect(entries: Entries, path: Path, index: ClassIndex, ids: Sequence[str]
     wanted = None if ids is None else set(ids)
     seen: set[str] = set()
     labels: dict[str, Tags] = {}
-    for image_id, values in entries:
+    for name, values in entries:
+        stem, dot, suffix = name.rpartition('.')
+        is_file = f'.{suffix.lower()}' in IMAGE_SUFFIXES and name not in (wanted or ())
+        image_id = stem if dot and is_file else name
         if image_id in seen:
             raise ValueError(f'{path}: image id {image_id!r} occurs twice.')
         seen.add(image_id)

@@ -93,6 +93,11 @@ class TestSources:
                                              r"\['a', 'b', 'c'\]"):
             read(*SOURCES[name](tmp_path), ids=['a', '2007_000032', 'b', 'c', 'd'])
 
+    @pytest.mark.parametrize('ids', [None, ['a', 'b.c', 'd.png']])
+    def test_file_names_as_ids(self, tmp_path, ids):
+        path = write_csv(tmp_path, 'id,labels\na.JPG,cat\nb.c,dog\nd.png.jpeg,cat\n')
+        assert read('csv', path, ids=ids) == {'a': (1, ), 'b.c': (2, ), 'd.png': (1, )}
+
     def test_plain_values(self, tmp_path):
         """Tags are ints, not numpy's: they are hashed, compared and written as JSON."""
         for name, source in SOURCES.items():
