@@ -20,10 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scales', type=float, nargs='+', default=[1.0],
                         help='factors on the image size (default: %(default)s)')
     parser.add_argument('--flip', action='store_true', help='add mirrored views')
-    parser.add_argument('--batch-size', type=int, default=1,
-                        help='images of one size that go through the network together '
-                        '(default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=1)
     return parser.parse_args()
 
 

@@ -24,9 +24,7 @@ def parse_args() -> argparse.Namespace:
                         'seeds of another method')
     parser.add_argument('--flavour', choices=['auto', *FLAVOURS], default='auto',
                         help='whose seeds the folder holds (default: what the files look like)')
-    parser.add_argument('--threads', type=int, default=1,
-                        help='CRF threads (default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, threads=True)
     return parser.parse_args()
 
 

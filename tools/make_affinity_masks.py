@@ -31,11 +31,7 @@ def parse_args() -> argparse.Namespace:
                         help='correct the boundaries of the result, if the config does not')
     parser.add_argument('--maps', action='store_true',
                         help='write the walked maps, {image id}.npz, instead of masks')
-    parser.add_argument('--threads', type=int, default=1,
-                        help='CRF threads beside the network (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=1,
-                        help='images of one size that walk together (default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=1, threads=True)
     return parser.parse_args()
 
 

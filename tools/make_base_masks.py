@@ -31,12 +31,7 @@ def parse_args() -> argparse.Namespace:
     background.add_argument('--background-power', type=float,
                             help='exponent of (1 - max CAM), instead of the constant')
     parser.add_argument('--no-crf', action='store_true', help='argmax of the CAMs as they are')
-    parser.add_argument('--threads', type=int, default=1,
-                        help='CRF threads beside the network (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=1,
-                        help='images of one size that go through the network together '
-                        '(default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=1, threads=True)
     return parser.parse_args()
 
 

@@ -18,10 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of a BoundaryNetwork')
     parser.add_argument('checkpoint', help='checkpoint of the network')
     parser.add_argument('out_dir', help='folder for {image id}.png')
-    parser.add_argument('--batch-size', type=int, default=1,
-                        help='images of one size that go through the network together '
-                        '(default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=1)
     return parser.parse_args()
 
 

@@ -22,9 +22,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scales', type=float, nargs='+', default=[0.5, 1.0, 1.5, 2.0],
                         help='factors on the image size (default: %(default)s)')
     parser.add_argument('--no-flip', action='store_true', help='do not add mirrored views')
-    parser.add_argument('--batch-size', type=int, default=1,
-                        help='images of one size that go through the network together '
-                        '(default: %(default)s)')
     climbing = parser.add_argument_group('AdvCAM: images that show their tags more clearly')
     default = Climbing()
     climbing.add_argument('--climb-iters', type=int, default=0, metavar='T',
@@ -39,7 +36,7 @@ def parse_args() -> argparse.Namespace:
                           'score high already (default: %(default)s)')
     climbing.add_argument('--climb-keep-threshold', type=float, default=default.keep_threshold,
                           metavar='TAU', help='score of these regions (default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=1)
     return parser.parse_args()
 
 

@@ -19,10 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out_dir', help='folder for {image id}.png')
     parser.add_argument('--stride', type=int, default=1,
                         help='grid of the boundary correction in pixels (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=4,
-                        help='images of one size that go through the network together '
-                        '(default: %(default)s)')
-    add_common_arguments(parser)
+    add_common_arguments(parser, batch_size=4)
     return parser.parse_args()
 
 

@@ -27,8 +27,22 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'show the traceback of every error; the same as {DEBUG_ENV}=1')
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command that fills a folder has: those of the config and ``--overwrite``."""
+def add_common_arguments(parser: argparse.ArgumentParser, batch_size: int | None = None,
+                         threads: bool = False) -> None:
+    """Add what commands that fill a folder have: those of the config and ``--overwrite``.
+
+    Args:
+        parser (argparse.ArgumentParser): Whose.
+        batch_size (int, optional): Default of ``--batch-size``. None: there is none.
+        threads (bool): Whether there is ``--threads``.
+    """
+    if batch_size is not None:
+        parser.add_argument('--batch-size', type=int, default=batch_size,
+                            help='images of one size that are worked on together '
+                            '(default: %(default)s)')
+    if threads:
+        parser.add_argument('--threads', type=int, default=1,
+                            help='CRF threads beside this one (default: %(default)s)')
     add_config_arguments(parser)
     parser.add_argument('--overwrite', action='store_true',
                         help='replace the files of the output folder that other settings made')
