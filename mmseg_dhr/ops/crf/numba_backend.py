@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import numba_kernels as kernels
+from . import numba_lattice as building
 from .lattice import DIRECTIONS, gaussian_taps, lattice_of
 from .params import DenseCRFParams
 
@@ -65,7 +66,7 @@ class BilateralFilter:
         pixels = np.ascontiguousarray(image).reshape(-1, 3)
         keys = np.empty((DIRECTIONS, len(pixels)), np.int64)
         self.weights = np.empty((DIRECTIONS, len(pixels)), np.float32)
-        threads.each(kernels.embed_pixels,
+        threads.each(building.embed_pixels,
                      [(pixels, width, lattice.scales, lattice.strides, lattice.origin, start, stop,
                        keys, self.weights) for start, stop in threads.ranges(len(pixels))])
         self.vertex = np.empty(keys.shape, np.int32)
@@ -85,15 +86,15 @@ class BilateralFilter:
         """Number the vertices of one remainder; their keys sorted, and who they are."""
         table = np.full(1 << int(1.5 * keys.size).bit_length(), -1, np.int32)
         found = np.empty(keys.size, np.int64)
-        found = found[:kernels.find_vertices(keys, table, vertex, found)]
-        return kernels.sort_keys(found, bits)
+        found = found[:building.find_vertices(keys, table, vertex, found)]
+        return building.sort_keys(found, bits)
 
     def _link(self, keys: np.ndarray, order: np.ndarray, step: int) -> list[np.ndarray]:
         """The chains of one direction, in one piece per thread."""
         following, chains = np.empty((2, len(keys)), np.int32)
         first = np.empty(len(keys), np.bool_)
-        chains = chains[:kernels.link_chains(keys, order, self.starts, step, following, first,
-                                             chains)]
+        chains = chains[:building.link_chains(keys, order, self.starts, step, following, first,
+                                              chains)]
         heads = np.flatnonzero(chains < 0)
         cuts = [heads[start] for start, stop in self.threads.ranges(len(heads)) if 0 < start < stop]
         return [part for part in np.split(chains, cuts) if part.size]
