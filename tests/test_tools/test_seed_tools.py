@@ -26,6 +26,7 @@ pseudo_label_dataset = dict(tagged, dataset=dict(
 """
 LOADER = """
 train_dataloader['dataset'] = pseudo_label_dataset
+randomness = dict(seed=0)  # some seeds make a network that sees nothing
 """
 
 
