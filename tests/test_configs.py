@@ -132,6 +132,9 @@ def test_masks_are_read_where_they_are_written(cfg):
     if hook.get('base_masks'):
         assert load['mask_dir'] == hook['base_masks']['out_dir']
     cache = training_values(cfg, 'USSFeatureHook', 'out_dir')
+    debias = (hook.get('base_masks') or {}).get('debias')
+    if debias:
+        assert {debias['features']} == cache
     assert training_values(cfg, 'LoadUSSFeatures', 'cache_dir') >= cache
     read = [part['cache_dir'] for part in parts(cfg.train_dataloader, 'LoadUSSFeatures')]
     assert read == list(cache)
