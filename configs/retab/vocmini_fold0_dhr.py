@@ -2,34 +2,25 @@
 # samples, whose M_base are the masks of step 2 (in WORK_DIR/masks); base
 # samples keep their true masks.
 #   python tools/train.py configs/retab/vocmini_fold0_dhr.py --cfg-options load_from=warmup.pth
-_base_ = ['../dhr/vocmini_small.py']
-novel = 'pascal-5i/0'
-load_mixed = dict(
-    type='LoadMixedMask', mask_dir='{work_dir}/masks', num_classes=_base_.num_classes)
+_base_ = ['vocmini_fold0_segmentor.py']
 train_dataloader = dict(
     dataset=dict(
-        type='WeakShotDataset',
-        novel=novel,
         dataset=dict(
-            data_prefix=dict(seg_map_path='SegmentationClassAug'),
             pipeline=[
-                _base_.load_image, load_mixed,
+                _base_.load_image, _base_.load_mixed,
                 dict(type='TrackGeometry', transforms=_base_.augmentation), _base_.load_uss,
                 dict(type='PackTaggedInputs')
             ])))
+# As in vocmini_effnetlite0.py; the segmentor's config sets both to None.
+model = dict(
+    uss_encoder=dict(
+        _delete_=True,
+        type='ViTUSS',
+        model_name='vit_small_patch14_dinov2',
+        checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
+    propagation=dict(
+        _delete_=True, type='DHRPropagation', num_classes=_base_.num_classes))
 custom_hooks = [
     dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features'),
     dict(type='RecursiveLearningHook', warmup_iters=0)
 ]
-# As vocmini_student.py, for the two to be compared.
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-4),
-    paramwise_cfg=dict(custom_keys={'decode_head': dict(lr_mult=30.)}))
-max_iters = 400
-param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=max_iters, by_epoch=False)
-]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(checkpoint=dict(interval=max_iters))
-val_evaluator = dict(type='BaseNovelIoUMetric', novel=novel)
-test_evaluator = val_evaluator

@@ -213,6 +213,11 @@ class TestRecursiveLearningHook:
         write_uss_features(MODELS.build(tiny_model()).uss_encoder, dataset, features)
         hook = recursive()
         hook['base_masks']['debias'] = dict(features=str(features), keep=.5, ignore=True)
+        biased.mkdir()
+        (biased / 'mine.png').touch()
+        with pytest.raises(UserError, match=r'base\.biased: .* masks of unknown origin'):
+            train(hook)
+        shutil.rmtree(biased)
         assert train(hook).has_base == [[False] * 2] * 2 + [[True] * 2] * 2
         model = MODELS.build(tiny_model())
         load_checkpoint(model, str(tmp_path / 'work/warmup.pth'))

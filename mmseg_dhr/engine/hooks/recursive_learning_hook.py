@@ -119,6 +119,8 @@ class RecursiveLearningHook(Hook):
         self._source = self._find_source(runner)
         for options in filter(None, (self.base_masks, self.pseudo_labels)):
             _claim(Path(options['out_dir']))
+            if options.get('debias'):
+                _claim(Path(_biased(options['out_dir'])))
         self._restart_data(runner)
         if runner.iter < self.warmup_iters:
             _model(runner).set_phase('warmup')
