@@ -36,6 +36,14 @@ model = dict(
     # Needs no weights. A self-supervised transformer is better: docs/en/own_data.md.
     uss_encoder=dict(_delete_=True, type='ColorTextureUSS', stride=8),
     propagation=dict(num_classes=num_classes))
+# Colours do not tell objects from ground: with a transformer, leave this out.
+custom_hooks = [
+    _base_.uss_hook,
+    dict(
+        type='RecursiveLearningHook',
+        warmup_iters=_base_.warmup_iters,
+        base_masks=dict(_base_.base_masks, debias=None))
+]
 # There are no masks to validate with; a test only writes predictions.
 val_dataloader = None
 val_evaluator = None

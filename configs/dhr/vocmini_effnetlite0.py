@@ -1,4 +1,5 @@
-# DHR on small VOC photographs, made for two CPU cores: tags -> CAM -> M_base -> DHR online.
+# DHR on small VOC photographs, made for two CPU cores: tags -> CAM -> M_base without biased objects
+# -> DHR online. M_base as it is: custom_hooks.1.base_masks.debias=None
 #   python tools/train.py configs/dhr/vocmini_effnetlite0.py --data-root data/vocmini
 _base_ = ['../_base_/datasets/vocmini.py', '../_base_/dhr_runtime.py']
 num_classes = 21
@@ -51,13 +52,16 @@ model = dict(
     propagation=dict(type='DHRPropagation', num_classes=num_classes))
 max_iters = 1100
 warmup_iters = 260
+uss_hook = dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features')
+base_masks = dict(
+    out_dir='{work_dir}/base_masks',
+    scales=(1.0, ),
+    background_constant=0.3,
+    threads=1,
+    debias=dict(features='{work_dir}/uss_features'))
 custom_hooks = [
-    dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features'),
-    dict(
-        type='RecursiveLearningHook',
-        warmup_iters=warmup_iters,
-        base_masks=dict(
-            out_dir='{work_dir}/base_masks', scales=(1.0, ), background_constant=0.3, threads=1))
+    uss_hook,
+    dict(type='RecursiveLearningHook', warmup_iters=warmup_iters, base_masks=base_masks)
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
