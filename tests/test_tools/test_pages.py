@@ -122,6 +122,9 @@ def test_the_better_encoder_fits(inside, repo_root):
     config = load_config('better.py')
     assert config.num_classes == 4 and config.work_dir == 'work_dirs/my_photos_vit'
     assert set(config.model.uss_encoder) == {'type', 'model_name', 'checkpoint'}
+    uss, learning = config.custom_hooks
+    assert learning.base_masks.debias.features == uss.out_dir
+    assert load_config('my_photos.py').custom_hooks[1].base_masks.debias is None
 
 
 def test_inference_page(home, repo_root):
