@@ -1,10 +1,12 @@
 """Weak-shot data: base classes have masks, novel classes have tags alone (RETAB, Section 3)."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from mmseg.datasets import PascalVOCDataset
 from mmseg.registry import DATASETS
 
@@ -16,6 +18,9 @@ __all__ = ['PARTS', 'WeakShotDataset', 'novel_labels']
 PARTS = ('all', 'base', 'novel')
 _PASCAL_5I = 'pascal-5i/'
 _FOLDS = 4
+# Of VOC's augmented training set: the base samples of each fold, as the paper counts them.
+_TRAINAUG_IMAGES = 10582
+_TRAINAUG_BASE = (7746, 6978, 5040, 8437)
 
 
 def novel_labels(novel: str | Sequence[str | int], classes: Sequence[str],
@@ -64,7 +69,8 @@ class WeakShotDataset(TaggedDataset):
 
     An image whose tags name a novel class is a novel sample: its info names no mask, so that
     nothing can read one. All other images are base samples. Each info gains ``is_novel``, for
-    :class:`LoadMixedMask`.
+    :class:`LoadMixedMask`. The size of both parts is logged; with PASCAL-5i on the 10,582 images of
+    VOC's trainaug, a warning says where it is not the paper's.
 
     Args:
         novel (str or Sequence): See :func:`novel_labels`.
@@ -82,6 +88,7 @@ class WeakShotDataset(TaggedDataset):
             raise ValueError(f'Expected part to be one of {PARTS}, but got {part!r}.')
         super().__init__(dataset, labels, background_index, seed)
         self.novel = novel_labels(novel, self.metainfo['classes'], background_index)
+        self._log_split(novel)
         if part != 'all':
             self._keep([i for i in range(len(self)) if self.is_novel(i) == (part == 'novel')],
                        part)
@@ -97,6 +104,18 @@ class WeakShotDataset(TaggedDataset):
         if info['is_novel']:
             info.pop('seg_map_path', None)
         return info
+
+    def _log_split(self, novel: str | Sequence[str | int]) -> None:
+        base = sum(not self.is_novel(i) for i in range(len(self)))
+        print_log(f'Weak-shot split: {base} base and {len(self) - base} novel samples.',
+                  logger='current')
+        if isinstance(novel, str) and len(self) == _TRAINAUG_IMAGES:
+            expected = _TRAINAUG_BASE[int(novel.removeprefix(_PASCAL_5I))]
+            if base != expected:
+                print_log(f"The paper's split {novel} of VOC's trainaug has {expected} base and "
+                          f'{_TRAINAUG_IMAGES - expected} novel samples: its tags name what the '
+                          'masks show. Figures will not be comparable with these tags.',
+                          logger='current', level=logging.WARNING)
 
     def _keep(self, indices: list[int], part: str) -> None:
         if not indices:

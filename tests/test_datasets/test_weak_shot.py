@@ -8,7 +8,7 @@ import pytest
 from mmseg.datasets import PascalVOCDataset
 from PIL import Image
 
-from mmseg_dhr.datasets import LoadMixedMask, WeakShotDataset, novel_labels
+from mmseg_dhr.datasets import LoadMixedMask, WeakShotDataset, novel_labels, weak_shot
 from mmseg_dhr.formats import write_mask
 
 CLASSES = PascalVOCDataset.METAINFO['classes']
@@ -94,6 +94,18 @@ class TestDataset:
         assert [info['image_labels'] for info in infos] == [
             tuple(sorted(CLASSES.index(tag) for tag in TAGS[i])) for i in ids]
         assert {found.locate(position) for position in range(2)} == {0, 1}
+
+    @pytest.mark.parametrize(('base', 'warns'), [(2, False), (3, True)])
+    def test_the_split_is_logged(self, root, monkeypatch, base, warns):
+        """Here four images stand for trainaug."""
+        lines = []
+        monkeypatch.setattr(weak_shot, '_TRAINAUG_IMAGES', 4)
+        monkeypatch.setattr(weak_shot, '_TRAINAUG_BASE', (base, 0, 0, 0))
+        monkeypatch.setattr(weak_shot, 'print_log', lambda text, **_: lines.append(text))
+        dataset(root)
+        dataset(root, novel=['cat'])  # no fold of the paper's
+        assert lines[0] == lines[-1] == 'Weak-shot split: 2 base and 2 novel samples.'
+        assert ['3 base and 1 novel' in line for line in lines[1:-1]] == [True] * warns
 
     def test_errors(self, root):
         with pytest.raises(ValueError, match="'all', 'base', 'novel'.*'nov'"):
