@@ -58,7 +58,8 @@ def _row(what: str, times: Times, config: Config) -> Row:
     online, given = times['online'], times['given']
     parts = {f'{part} ms': 1e3 * statistics.median(one[part] for one in online)
              for part in PARTS}
-    crop = config.get('crop_size')
+    # Options on the command line change the preprocessor alone.
+    crop = (config.model.get('data_preprocessor') or {}).get('size') or config.get('crop_size')
     raced = Race([sum(one.values()) for one in online], [sum(one.values()) for one in given],
                  math.prod(crop) if crop else None, {})
     slower = statistics.median(a / b for a, b in zip(raced.ours, raced.reference, strict=True))
