@@ -67,7 +67,8 @@ def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
         images (Tensor): RGB 0..255, (B, 3, H, W).
         scores (Tensor): (B, C, H, W), non-negative; normalised over the used classes here. NaN
             counts as 0.
-        class_mask (Tensor): Bool (B, C); only these channels enter.
+        class_mask (Tensor): Bool (B, C); only these channels enter. On the CPU it decides what is
+            to be done without waiting for the device of the others.
         sizes (Sequence[tuple]): (height, width) of each image's valid part, from the top left.
         params (DenseCRFParams): Settings.
         backend (str): 'numba', 'torch' or 'pydensecrf'. Defaults to 'auto': torch for tensors that

@@ -135,7 +135,8 @@ def random_walk(scores: Tensor,
     with torch.autocast(scores.device.type, enabled=False):
         neighbours, weights = _transitions(affinity, offsets, beta, inside)
         if receivers is not None:
-            weights[~receivers.flatten()] = _own(weights.shape[1], weights)
+            weights = torch.where(receivers.flatten()[:, None], weights,
+                                  _own(weights.shape[1], weights))
         walked = scores.permute(0, 2, 3, 1).reshape(-1, classes)  # (B h w, C)
         for _ in range(num_steps):
             walked = F.embedding_bag(neighbours, walked, mode='sum', per_sample_weights=weights)

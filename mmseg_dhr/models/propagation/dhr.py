@@ -91,7 +91,12 @@ class _Layout(NamedTuple):
     """Which label stands behind which channel: background first, then the image's tags."""
     classes: Tensor  # (B, C) long
     class_mask: Tensor  # (B, C) bool
+    host_mask: Tensor  # the same on the CPU: what it decides there waits for no device
     first: int  # channel of the first tag
+
+    def pick(self, rows: Sequence[int]) -> _Layout:
+        """The layout of some of the images."""
+        return _Layout(self.classes[rows], self.class_mask[rows], self.host_mask[rows], self.first)
 
 
 @MODELS.register_module()
@@ -303,8 +308,9 @@ class DHRPropagation:
             classes[:, 0] = self.background_index
         for row, tags in enumerate(batch.tags):
             classes[row, first:first + len(tags)] = torch.as_tensor(sorted(tags), dtype=torch.long)
-        classes = classes.to(batch.cam.device)
-        return _Layout(classes, classes >= 0, first)
+        host_mask = classes >= 0
+        device = batch.cam.device
+        return _Layout(classes.to(device), host_mask.to(device), host_mask, first)
 
     def initial_mask(self, batch: PropagationInputs) -> Tensor:
         """Step 1: M_init (B, H, W) at the resolution of the images."""
@@ -319,19 +325,18 @@ class DHRPropagation:
                 if batch.base is None else batch.base.long())
         if not rows:
             return base
-        picked = torch.as_tensor(rows, device=batch.cam.device)
-        seeds = self._seeds(batch, layout, picked)
+        picked = layout.pick(rows)
+        seeds = self._seeds(batch, picked, rows)
         alone = torch.as_tensor([shares[i] is None for i in rows], device=seeds.device)
-        merged = integrate_seeds(base[picked], seeds, recover.to(seeds.device)[picked],
-                                 layout.classes[picked])
+        merged = integrate_seeds(base[rows], seeds, recover[rows].to(seeds.device), picked.classes)
         init = base.clone()
-        init[picked] = torch.where(alone[:, None, None], seeds, merged)
+        init[rows] = torch.where(alone[:, None, None], seeds, merged)
         return init
 
     def _classes_to_recover(self, tags: Sequence[Sequence[int]],
                             shares: Sequence[np.ndarray | None], layout: _Layout) -> Tensor:
         """Bool (B, C) on the CPU: tagged classes whose seeds enter M_base."""
-        recover = layout.class_mask.cpu().clone()
+        recover = layout.host_mask.clone()
         recover[:, :layout.first] = False
         if 'seeds' not in self.steps:
             return torch.zeros_like(recover)
@@ -341,24 +346,25 @@ class DHRPropagation:
                     recover[row, channel] = bool(share[label] <= self.min_share)
         return recover
 
-    def _seeds(self, batch: PropagationInputs, layout: _Layout, rows: Tensor) -> Tensor:
-        """M_seed = R_C(f_OT(A) * A) of some images, (R, H, W); background included."""
-        index = rows.tolist()
-        part = PropagationInputs(batch.images[rows], [batch.sizes[i] for i in index],
-                                 [batch.tags[i] for i in index], batch.cam[rows],
+    def _seeds(self, batch: PropagationInputs, layout: _Layout, rows: Sequence[int]) -> Tensor:
+        """M_seed = R_C(f_OT(A) * A) of the images ``rows``, (R, H, W); background included.
+
+        ``layout`` is theirs.
+        """
+        part = PropagationInputs(batch.images[rows], [batch.sizes[i] for i in rows],
+                                 [batch.tags[i] for i in rows], batch.cam[rows],
                                  batch.uss[:0], [])
-        classes, class_mask = layout.classes[rows], layout.class_mask[rows]
-        tag_mask = class_mask[:, layout.first:]
-        channel = torch.full((self.num_classes + 1,), 0, device=rows.device)
-        channel[self.foreground] = torch.arange(len(self.foreground), device=rows.device)
-        gather = channel[classes[:, layout.first:]][:, :, None, None]
+        tag_mask = layout.class_mask[:, layout.first:]
+        channel = torch.zeros(self.num_classes + 1, dtype=torch.long, device=part.cam.device)
+        channel[self.foreground] = torch.arange(len(self.foreground), device=channel.device)
+        gather = channel[layout.classes[:, layout.first:]][:, :, None, None]
         cam = part.cam.gather(1, gather.expand(-1, -1, *part.cam.shape[-2:]))
         cam = cam * tag_mask[:, :, None, None]
         inside = valid_mask(part.images, part.sizes, cam.shape[-2:])
         scores = recover_seeds(cam, tag_mask, inside, self.transport)
         if layout.first:
             scores = add_background(scores, power=self.background_power)
-        seeds = self._labels(part, scores, _Layout(classes, class_mask, layout.first), refine=True)
+        seeds = self._labels(part, scores, layout, refine=True)
         return _resize_labels(seeds, batch.images.shape[-2:])
 
     def _labels(self, batch: PropagationInputs, scores: Tensor, layout: _Layout,
@@ -381,7 +387,7 @@ class DHRPropagation:
             images = F.interpolate(batch.images.float(), size=grid, mode='area')
             sizes = [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in batch.sizes]
             empty = scores.sum(1, keepdim=True) <= 0
-            scores = self.refine(images, scores, layout.class_mask, sizes, stride)
+            scores = self.refine(images, scores, layout.host_mask, sizes, stride)
             scores = scores.masked_fill(empty, 0.0)
         inside = valid_mask(batch.images, batch.sizes, grid)
         return labels_from_scores(scores, layout.classes, layout.class_mask, inside)

@@ -50,7 +50,7 @@ class DenseCRF:
         Args:
             images (Tensor): RGB 0..255, (B, 3, h, w), on the grid of the scores.
             scores (Tensor): (B, C, h, w), non-negative.
-            class_mask (Tensor): Bool (B, C); only these channels enter.
+            class_mask (Tensor): Bool (B, C), on the CPU best; only these channels enter.
             sizes (Sequence[tuple]): (height, width) of each image's valid part on this grid.
             stride (float): Grid step in image pixels.
 
@@ -94,4 +94,4 @@ class PAMR:
             row[:height, :width] = True
         total = scores.sum(1, keepdim=True).clamp_min(1e-12)
         refined = pamr(images, scores / total, inside, self.num_iters, self.dilations)
-        return refined * class_mask[:, :, None, None]
+        return refined * class_mask[:, :, None, None].to(refined.device)

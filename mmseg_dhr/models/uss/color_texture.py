@@ -125,7 +125,8 @@ class ColorTextureUSS(BaseModule):
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             # Undoing a normalisation may leave rounding errors below zero, but no whole grey level.
-            if images.numel() and images.amin() < -1:
+            # On a GPU the question alone would cost more than the filters.
+            if images.is_cpu and images.numel() and images.amin() < -1:
                 raise ValueError('Expected RGB in 0..255, but got values down to '
                                  f'{images.amin():.2f}; pass images without normalisation.')
             responses = _filter_bank(torch.log(images.clamp(0, 255) + _LOG_OFFSET))

@@ -143,10 +143,12 @@ def mean_field(images: Tensor, scores: Tensor, class_mask: Tensor,
 
 def _valid_pixels(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Indices (P,) of the pixels that are no padding in a flattened (B, H, W)."""
-    inside = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool, device=images.device)
-    for row, (height, width) in zip(inside, sizes, strict=True):
-        row[:height, :width] = True
-    return inside.flatten().nonzero()[:, 0]
+    places = torch.arange(images[:, 0].numel(), device=images.device)
+    # Not by a mask: the host would wait to learn how many there are.
+    return torch.cat([
+        place[:height, :width].flatten()
+        for place, (height, width) in zip(places.view(-1, *images.shape[-2:]), sizes, strict=True)
+    ])
 
 
 def _to_list(maps: Tensor, pixels: Tensor) -> Tensor:
