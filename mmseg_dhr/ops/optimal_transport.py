@@ -86,7 +86,6 @@ def sinkhorn(scores: Tensor,
     ``g`` are iterated.  By default they converge: the dual problem has no more
     variables than classes, so Newton's method solves it in a few steps, where
     Sinkhorn's updates take tens (``reg`` = 0.1) to thousands (0.005).
-    Nothing waits for the device.
 
     With ``relax`` the class masses are not a constraint but a wish: the problem gets the penalty
     ``relax * KL(mass | class_marginal)`` (unbalanced transport, Chizat et al. 2018; the pixel
