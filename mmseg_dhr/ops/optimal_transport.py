@@ -194,12 +194,15 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
     ``wanted - received``, where ``wanted = share * exp(-k g)``. Every image takes, step for step,
     the Newton step or Sinkhorn's update, whichever promises more; either ascends.
     """
-    damping, used = problem.damping, problem.used
+    damping, used = problem.damping, problem.used.double()
     log_share = problem.log_share.double()
     potential = anchor = damping * log_share
     if damping == 0:
         return potential
     slope = (1 - damping) / damping
+    wanted = log_share.exp()
+    # Classes that share no pixel are not tied to the others: a little of the identity.
+    floor = penalty = 1 - used + 1e-12
     weight = problem.inside / problem.inside.sum(2, keepdim=True).clamp_min(1)
     kernel = problem.plan
     for step in range(max_steps):
@@ -211,16 +214,18 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
         shift = (potential - anchor).clamp(-20, 20)
         potential = anchor + shift
         received, ties = _masses(kernel, shift.exp().float(), weight, problem.work)
-        wanted = (log_share - slope * potential).exp()
-        gradient = (wanted - received).masked_fill(~used, 0.0)
-        newton, promise, size = _newton_step(ties, gradient, received, slope * wanted, used, slope)
-        update = damping * (potential + log_share - received.clamp_min(_TINY).log()) - potential
-        update.masked_fill_(~used, 0.0)
+        if slope:
+            wanted = (log_share - slope * potential).exp() * used
+            penalty = slope * wanted + floor
+        gradient = (wanted - received) * used
+        newton, promise, size = _newton_step(ties, gradient, received, penalty, slope)
+        update = (damping * (potential + log_share - received.clamp_min(_TINY).log())
+                  - potential) * used
         better = promise >= (gradient * update).sum(1, keepdim=True) / 2
         potential = potential + torch.where(better, newton, update)
         # Newton squares the error: what a smaller step leaves is below float32. To ask is free
         # on the CPU alone. Elsewhere the host waits for the answer, but four steps in vain are
-        # 300 kernels to launch, which takes longer.
+        # 200 kernels to launch, which takes longer.
         if (size.device.type == 'cpu' or step % 4 == 3) and bool((size < 1e-4).all()):
             break
     return potential
@@ -229,38 +234,38 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
 def _masses(kernel: Tensor, scale: Tensor, weight: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
     """What classes receive, (B, C), and share with each other, (B, C, C), float64, sums 1.
 
-    The plan is ``kernel * scale / total * weight``; it is never written down.
+    The plan is ``kernel * scale / total * weight``; it is never written down. The classes of a
+    pixel share all of it, so what a class receives is what it shares with all of them.
     """
     total = torch.bmm(scale[:, None], kernel)
-    weight = weight / total
-    received = (torch.bmm(kernel, weight.transpose(1, 2))[..., 0] * scale).double()
-    ties = torch.bmm(torch.mul(kernel, weight / total, out=work), kernel.transpose(1, 2))
+    ties = torch.bmm(torch.mul(kernel, weight / total.square(), out=work), kernel.transpose(1, 2))
     ties = (ties * (scale[:, :, None] * scale[:, None])).double()
-    ties = (ties + ties.transpose(1, 2)) / (2 * ties.sum((1, 2), keepdim=True).clamp_min(_TINY))
-    return received / received.sum(1, keepdim=True).clamp_min(_TINY), ties
+    ties = ties + ties.transpose(1, 2)
+    ties = ties / ties.sum((1, 2), keepdim=True).clamp_min(_TINY)
+    return ties.sum(2), ties
 
 
-def _newton_step(ties: Tensor, gradient: Tensor, received: Tensor, penalty: Tensor, used: Tensor,
+def _newton_step(ties: Tensor, gradient: Tensor, received: Tensor, penalty: Tensor,
                  slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """Damped Newton step (B, C), the ascent that it promises and its undamped size, (B, 1).
 
     The curvature ``diag(received) - P P^T / N`` is the Laplacian of the graph in which two classes
-    are tied by the pixels that they share. The dual is generalised self-concordant, so a step
-    damped by ``log(1 + size) / size`` ascends from anywhere (Sun & Tran-Dinh 2019).
+    are tied by the pixels that they share; ``penalty`` is added to its diagonal. The dual is
+    generalised self-concordant, so a step damped by ``log(1 + size) / size`` ascends from anywhere
+    (Sun & Tran-Dinh 2019).
     """
-    # Classes that share no pixel are not tied to the others: a little of the identity.
-    diagonal = ties.sum(2) + penalty.masked_fill(~used, 1.0) + 1e-12
-    curvature = torch.diag_embed(diagonal) - ties
+    curvature = torch.diag_embed(received + penalty) - ties
     if slope == 0:  # a constant added to all potentials changes nothing: their mean stays
         curvature = curvature + received[:, :, None] * received[:, None]
     factor, failed = torch.linalg.cholesky_ex(curvature)
-    half = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)
-    step = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+    step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
     size = step.amax(1, keepdim=True) - step.amin(1, keepdim=True)
-    size = torch.maximum(size, slope * step.abs().amax(1, keepdim=True))
+    if slope:
+        size = torch.maximum(size, slope * step.abs().amax(1, keepdim=True))
     bounded = size.clamp_min(1e-4)
     growth = bounded.log1p()
-    promise = half.square().sum(1) * ((1 + bounded) * growth - bounded) / bounded**2
+    promise = (gradient * step).sum(1, keepdim=True)
+    promise = promise * ((1 + bounded) * growth - bounded) / bounded**2
     promise.masked_fill_((failed > 0)[:, None], -math.inf)
     return step * (growth / bounded), promise, size
 
