@@ -33,6 +33,8 @@ class PretendTensor(Tensor):
     """A tensor of the pretended device; ``inner`` holds the values."""
 
     inner: Tensor
+    # What a function returns is of its own type, and not of this one.
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> PretendTensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+from importlib import import_module
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -119,5 +120,6 @@ def _unpickle(file: BinaryIO, path: PathLike, unpickler: type[RestrictedUnpickle
 
 def _numpy_function(module: str, name: str) -> Any:
     """The function of that name in the numpy at hand, whichever numpy wrote the file."""
-    core = getattr(np, '_core', None) or np.core
-    return getattr(getattr(core, module.rsplit('.', 1)[1]), name)
+    # numpy 1.26 has a `_core` as well, an empty one.
+    core = 'core' if np.__version__.startswith('1.') else '_core'
+    return getattr(import_module(f"numpy.{core}.{module.rsplit('.', 1)[1]}"), name)

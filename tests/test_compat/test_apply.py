@@ -62,7 +62,8 @@ def test_second_apply_changes_nothing() -> None:
 
         return (
             sys.modules.get('mmcv._ext'),
-            set(torch.serialization.get_safe_globals()),
+            # Since torch 2.4.
+            set(getattr(torch.serialization, 'get_safe_globals', list)()),
             dict(MODULE2PACKAGE),
             getattr(checkpoint, '_safe_torch_load', None),
         )
