@@ -114,6 +114,8 @@ class TestTraining:
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_mixed_precision(self, build, dtype) -> None:
+        if dtype is torch.float16 and torch.__version__ < (2, 3):
+            pytest.skip('torch < 2.3 knows bfloat16 alone on the CPU')
         model = build()
         with torch.autocast('cpu', dtype):
             losses = model.loss(*make_batch(model))
