@@ -8,7 +8,7 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import RUNNERS
 
 from mmseg_dhr.utils import UserError, check_datasets, friendly_errors, naming_broken_files
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a segmentor')
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--resume', action='store_true',
-                        help='resume from the latest checkpoint in the work_dir automatically')
+                        help='go on from the latest checkpoint in the work_dir, if there is one')
     parser.add_argument('--amp', action='store_true',
                         help='enable automatic-mixed-precision training')
     add_config_arguments(parser)
@@ -51,6 +51,16 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
+def resume_training(cfg: Config) -> None:
+    """Go on from the latest checkpoint of the work directory; without one, start.
+
+    MMEngine by itself would rather go on where the training of ``load_from`` ended.
+    """
+    if find_latest_checkpoint(cfg.work_dir) is not None:
+        cfg.resume = True
+        cfg.load_from = None
+
+
 def main() -> None:
     """Build the runner and train."""
     args = parse_args()
@@ -59,7 +69,8 @@ def main() -> None:
         cfg.launcher = args.launcher
         if args.amp:
             enable_amp(cfg)
-        cfg.resume = args.resume
+        if args.resume:
+            resume_training(cfg)
         check_datasets(cfg, ('train', 'val'))
         prepare_cpu_launch(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -97,6 +97,20 @@ def test_enable_tta(load_tool):
         tool.enable_tta(Config(dict(model=module)), None)
 
 
+def test_resume_goes_on_where_this_training_stopped(trained, run_tool, voc_dir, capfd):
+    """Not where that of `load_from` ended; and where there was none, it starts."""
+    config, weights = trained
+    for iters in (1, 2):
+        assert run_tool('train', config, '--work-dir', 'run', '--data-root', voc_dir, '--resume',
+                        '--cfg-options', 'model.backbone.init_cfg=None', f'load_from={weights}',
+                        f'train_cfg.max_iters={iters}',
+                        'default_hooks.checkpoint.interval=1') == 0
+        said = ''.join(capfd.readouterr())
+        assert ('resumed epoch: 0, iter: 1' in said) == (iters == 2)
+        assert (f'Load checkpoint from {weights}' in said) == (iters == 1)
+    assert torch.load('run/iter_2.pth')['meta']['iter'] == 2
+
+
 def test_enable_amp(load_tool):
     from mmengine.config import Config
     tool = load_tool('train')
