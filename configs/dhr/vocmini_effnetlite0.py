@@ -38,17 +38,18 @@ segmentor = dict(
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))
+# Any self-supervised ViT of timm. This makes the file:
+# python tools/misc/save_timm_weights.py vit_small_patch14_dinov2.lvd142m \
+#     checkpoints/vit_small_patch14_dinov2.safetensors
+uss_encoder = dict(
+    type='ViTUSS',
+    model_name='vit_small_patch14_dinov2',
+    checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}')
 model = dict(
     type='DualEncoderSegmentor',
     segmentor=segmentor,
     cam_head=dict(type='CAMHead', in_channels=320, num_classes=num_classes),
-    # Any self-supervised ViT of timm. This makes the file:
-    # python tools/misc/save_timm_weights.py vit_small_patch14_dinov2.lvd142m \
-    #     checkpoints/vit_small_patch14_dinov2.safetensors
-    uss_encoder=dict(
-        type='ViTUSS',
-        model_name='vit_small_patch14_dinov2',
-        checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
+    uss_encoder=uss_encoder,
     propagation=dict(type='DHRPropagation', num_classes=num_classes))
 max_iters = 1100
 warmup_iters = 260

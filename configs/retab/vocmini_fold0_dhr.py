@@ -11,16 +11,9 @@ train_dataloader = dict(
                 dict(type='TrackGeometry', transforms=_base_.augmentation), _base_.load_uss,
                 dict(type='PackTaggedInputs')
             ])))
-# As in vocmini_effnetlite0.py; the segmentor's config sets both to None.
+# The segmentor's config sets both to None.
 model = dict(
-    uss_encoder=dict(
-        _delete_=True,
-        type='ViTUSS',
-        model_name='vit_small_patch14_dinov2',
-        checkpoint='{{$MMSEG_DHR_USS:checkpoints/vit_small_patch14_dinov2.safetensors}}'),
+    uss_encoder=dict(_base_.uss_encoder, _delete_=True),
     propagation=dict(
         _delete_=True, type='DHRPropagation', num_classes=_base_.num_classes))
-custom_hooks = [
-    dict(type='USSFeatureHook', out_dir='{work_dir}/uss_features'),
-    dict(type='RecursiveLearningHook', warmup_iters=0)
-]
+custom_hooks = [_base_.uss_hook, dict(type='RecursiveLearningHook', warmup_iters=0)]

@@ -39,9 +39,8 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def _mmseg(mmseg_modules):
-    """Configs name components of mmseg."""
+# Configs name components of mmseg.
+pytestmark = pytest.mark.usefixtures('mmseg_modules')
 
 
 def config(root, pipeline=(LOAD,), labels=None, seed=None, **dataset):

@@ -17,9 +17,8 @@ TAGS = {'a': ['cat'], 'b': ['aeroplane', 'cat'], 'c': ['dog', 'person'], 'd': ['
 BASE, NOVEL = ['a', 'c'], ['b', 'd']  # of fold 0
 
 
-@pytest.fixture(autouse=True)
-def _mmseg(mmseg_modules):
-    """Configs name components of mmseg."""
+# Configs name components of mmseg.
+pytestmark = pytest.mark.usefixtures('mmseg_modules')
 
 
 @pytest.fixture

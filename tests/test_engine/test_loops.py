@@ -21,9 +21,8 @@ IDS = ['a', 'b', 'c', 'd', 'e']
 METAINFO = dict(classes=('background', 'one'), palette=[[0, 0, 0], [255, 0, 0]])
 
 
-@pytest.fixture(autouse=True)
-def _mmseg(mmseg_modules):
-    """Configs name components of mmseg."""
+# Configs name components of mmseg.
+pytestmark = pytest.mark.usefixtures('mmseg_modules')
 
 
 @pytest.fixture

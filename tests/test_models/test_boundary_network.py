@@ -18,9 +18,8 @@ CONFIG = dict(
     affinity_head=dict(type='BoundaryAffinityHead', in_channels=(8, 16, 32, 64), channels=8))
 
 
-@pytest.fixture(autouse=True)
-def _mmseg(mmseg_modules):
-    """Configs name components of mmseg."""
+# Configs name components of mmseg.
+pytestmark = pytest.mark.usefixtures('mmseg_modules')
 
 
 def build(**options) -> torch.nn.Module:
