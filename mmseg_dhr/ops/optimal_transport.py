@@ -7,7 +7,6 @@ share a batch through masks; a masked class or pixel takes no part.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,24 +18,77 @@ PLANS = ('min_max', 'raw')
 # A marginal of zero would be -inf in the log domain and make NaN of the sums.
 _TINY = 1e-30
 
+# Of Sinkhorn's updates before Newton's steps: each costs a fifth of one, or less.
+_WARM_UPDATES = 8
 
-class _Problem(NamedTuple):
-    """What the potentials are sought for, and memory to do it in.
 
-    On a CPU, new memory for maps of this size costs several times the arithmetic.
+class _Problem:
+    """What the class potentials g are sought for; images of the batch are solved side by side.
+
+    Most of the time goes into exponentials. So those of one g, the *anchor*, are kept as a kernel,
+    and factors beside it stand for what g has become since.
+
+    Args:
+        logits (Tensor): (B, C, N), S / λ.
+        log_share (Tensor): (B, C), logarithm of the mass that each class is to receive.
+        used (Tensor): Bool (B, C), classes that take part.
+        inside (Tensor): Bool (B, N), False = padding.
+        damping (float): ρ / (ρ + λ), what the KL penalty makes of an update; 1 = hard marginal.
     """
-    logits: Tensor  # (B, C, N), S / λ
-    log_share: Tensor  # (B, C)
-    used: Tensor  # bool (B, C), classes that take part
-    inside: Tensor  # (B, 1, N), 1 = pixel, 0 = padding
-    damping: float  # ρ / (ρ + λ), what the KL penalty makes of an update; 1 = hard marginal
-    work: Tensor  # (B, C, N)
-    plan: Tensor  # (B, C, N)
 
-    def assign(self, potential: Tensor) -> Tensor:
-        """Share of each pixel that each class receives, in ``plan``."""
-        torch.add(self.logits, potential[:, :, None].float(), out=self.work)
-        return torch.softmax(self.work, 1, out=self.plan)
+    def __init__(self, logits: Tensor, log_share: Tensor, used: Tensor, inside: Tensor,
+                 damping: float) -> None:
+        self.logits = logits
+        self.log_share = log_share
+        self.used = used
+        self.damping = damping
+        self.weight = inside.float()[:, None]  # (B, 1, N), sums 1: the mass of each pixel
+        self.weight = self.weight / self.weight.sum(2, keepdim=True).clamp_min(1)
+        # On a CPU, new memory for maps of this size costs several times the arithmetic.
+        self._kernel, self._work = torch.empty_like(logits), torch.empty_like(logits)
+        self._anchor = log_share
+
+    def anchor_at(self, potential: Tensor) -> None:
+        """Make the kernel: what each pixel gives to classes at g (B, C), times any factor."""
+        self._anchor = potential
+        torch.add(self.logits, potential[:, :, None].float(), out=self._kernel)
+        self._kernel.sub_(self._kernel.amax(1, keepdim=True)).exp_()
+
+    def clamp(self, potential: Tensor) -> Tensor:
+        """As near to the anchor as float32 needs it: factors within e^±20 lose nothing."""
+        return self._anchor + (potential - self._anchor).clamp(-20, 20)
+
+    def received(self, potential: Tensor) -> Tensor:
+        """Mass of each class (B, C) at a clamped g: two matrix products, and no exponential."""
+        scale = self._scale(potential)
+        total = torch.bmm(scale[:, None], self._kernel)
+        return scale * torch.bmm(self._kernel, (self.weight / total).transpose(1, 2))[..., 0]
+
+    def ties(self, potential: Tensor) -> Tensor:
+        """Mass that classes share with each other at a clamped g, (B, C, C), float64, sums 1.
+
+        The classes of a pixel share all of it, so what a class shares with all of them is what it
+        receives.
+        """
+        scale = self._scale(potential)
+        total = torch.bmm(scale[:, None], self._kernel)
+        torch.mul(self._kernel, self.weight / total.square(), out=self._work)
+        ties = torch.bmm(self._work, self._kernel.transpose(1, 2))
+        ties = (ties * (scale[:, :, None] * scale[:, None])).double()
+        ties = ties + ties.transpose(1, 2)
+        return ties / ties.sum((1, 2), keepdim=True).clamp_min(_TINY)
+
+    def plan(self, potential: Tensor) -> Tensor:
+        """The plan (B, C, N) at a clamped g, in the memory of the kernel."""
+        scale = self._scale(potential)
+        total = torch.bmm(scale[:, None], self._kernel)
+        # An image without a class has no plan.
+        self._kernel *= (scale * self.used)[:, :, None]
+        self._kernel *= self.weight / total
+        return self._kernel
+
+    def _scale(self, potential: Tensor) -> Tensor:
+        return (potential - self._anchor).exp().float()
 
 
 def _check_scores(scores: Tensor, class_mask: Tensor | None, pixel_mask: Tensor | None) -> None:
@@ -126,21 +178,16 @@ def sinkhorn(scores: Tensor,
             potential = _converged_potentials(problem, 40 + math.ceil(0.4 / reg))
         else:
             potential = _sinkhorn_potentials(problem, num_iters)
-        plan = problem.assign(potential)
-        plan *= problem.inside / problem.inside.sum(2, keepdim=True).clamp_min(1)
-        plan *= problem.used[:, :, None]  # an image without a class
-        return plan
+            problem.anchor_at(potential)
+        return problem.plan(potential)
 
 
 def _problem(scores: Tensor, reg: float, class_marginal: Tensor | None, class_mask: Tensor | None,
              pixel_mask: Tensor | None, relax: float | None) -> _Problem:
     class_mask, pixel_mask = _masks(scores, class_mask, pixel_mask)
-    logits = _logits(scores, reg, class_mask)
-    inside = pixel_mask[:, None].float()
     damping = 1.0 if relax is None or math.isinf(relax) else relax / (relax + reg)
-    return _Problem(logits, _log_class_shares(class_marginal, class_mask),
-                    class_mask & inside.any(2), inside, damping, torch.empty_like(logits),
-                    torch.empty_like(logits))
+    return _Problem(_logits(scores, reg, class_mask), _log_class_shares(class_marginal, class_mask),
+                    class_mask & pixel_mask.any(1, keepdim=True), pixel_mask, damping)
 
 
 def _logits(scores: Tensor, reg: float, class_mask: Tensor) -> Tensor:
@@ -149,7 +196,7 @@ def _logits(scores: Tensor, reg: float, class_mask: Tensor) -> Tensor:
     logits = torch.nan_to_num_(scores.float() / reg, nan=0.0)
     # An image without any class keeps them all: its softmax must not be NaN.
     unused = ~class_mask & class_mask.any(1, keepdim=True)
-    logits.masked_fill_(unused[:, :, None], -math.inf)
+    logits += unused.float().masked_fill_(unused, -math.inf)[:, :, None]
     return logits.sub_(logits.amax(1, keepdim=True))
 
 
@@ -166,54 +213,47 @@ def _log_class_shares(class_marginal: Tensor | None, class_mask: Tensor) -> Tens
 def _sinkhorn_potentials(problem: _Problem, num_iters: int) -> Tensor:
     """Class potentials g, shape (B, C), after ``num_iters`` Sinkhorn updates.
 
-    An update is two matrix products with a kernel, and no exponential. What the potentials have
-    become is put into the kernel now and then, often at first, when they move most: factors
-    beside it stay within e^±40, and no plan underflows for good however large the logits are.
+    The anchor moves now and then, often at first, when the potentials move most: no plan underflows
+    for good however large the logits are.
     """
-    inside = problem.inside
-    weight = inside / inside.sum(2, keepdim=True).clamp_min(1)  # (B, 1, N)
-    potential = anchor = torch.zeros_like(problem.log_share)
-    kernel = problem.plan
+    potential = torch.zeros_like(problem.log_share)
     for step in range(num_iters):
         if step & (step - 1) == 0 or step % 16 == 0:
-            anchor = potential
-            kernel = problem.assign(anchor)
-        shift = (potential - anchor).clamp(-40, 40)
-        scale = shift.exp()
-        total = torch.bmm(scale[:, None], kernel)  # (B, 1, N)
-        received = torch.bmm(kernel, (weight / total).transpose(1, 2))[..., 0] * scale
-        update = problem.log_share - received.clamp_min(_TINY).log()
-        potential = problem.damping * (anchor + shift + update)
+            problem.anchor_at(potential)
+        potential = _sinkhorn_update(problem, problem.clamp(potential))
     return potential
+
+
+def _sinkhorn_update(problem: _Problem, potential: Tensor) -> Tensor:
+    received = problem.received(potential)
+    return problem.damping * (potential + problem.log_share - received.clamp_min(_TINY).log())
 
 
 def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
     """Class potentials g, shape (B, C), float64, that solve the problem.
 
     They maximise the concave dual; with k = λ / ρ (0 for the hard constraint) its gradient is
-    ``wanted - received``, where ``wanted = share * exp(-k g)``. Every image takes, step for step,
-    the Newton step or Sinkhorn's update, whichever promises more; either ascends.
+    ``wanted - received``, where ``wanted = share * exp(-k g)``. A few of Sinkhorn's updates, which
+    are cheap, come near on most scores. From there every image takes, step for step, the Newton
+    step or Sinkhorn's update, whichever promises more; either ascends.
     """
     damping, used = problem.damping, problem.used.double()
     log_share = problem.log_share.double()
-    potential = anchor = damping * log_share
+    potential = damping * log_share
+    problem.anchor_at(potential)
     if damping == 0:
         return potential
+    for _ in range(_WARM_UPDATES):
+        potential = problem.clamp(_sinkhorn_update(problem, potential))
     slope = (1 - damping) / damping
     wanted = log_share.exp()
     # Classes that share no pixel are not tied to the others: a little of the identity.
     floor = penalty = 1 - used + 1e-12
-    weight = problem.inside / problem.inside.sum(2, keepdim=True).clamp_min(1)
-    kernel = problem.plan
     for step in range(max_steps):
-        # Most of the time goes into exponentials, so factors beside the kernel take their place;
-        # within e^±20 they lose nothing to float32.
-        if step % 8 == 0:
-            anchor = potential
-            kernel = problem.assign(anchor)
-        shift = (potential - anchor).clamp(-20, 20)
-        potential = anchor + shift
-        received, ties = _masses(kernel, shift.exp().float(), weight, problem.work)
+        if step % 8 == 3:
+            problem.anchor_at(potential)
+        ties = problem.ties(potential)
+        received = ties.sum(2)
         if slope:
             wanted = (log_share - slope * potential).exp() * used
             penalty = slope * wanted + floor
@@ -222,27 +262,13 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
         update = (damping * (potential + log_share - received.clamp_min(_TINY).log())
                   - potential) * used
         better = promise >= (gradient * update).sum(1, keepdim=True) / 2
-        potential = potential + torch.where(better, newton, update)
+        potential = problem.clamp(potential + torch.where(better, newton, update))
         # Newton squares the error: what a smaller step leaves is below float32. To ask is free
         # on the CPU alone. Elsewhere the host waits for the answer, but four steps in vain are
         # 200 kernels to launch, which takes longer.
-        if (size.device.type == 'cpu' or step % 4 == 3) and bool((size < 1e-4).all()):
+        if (size.device.type == 'cpu' or step % 4 == 1) and bool((size < 5e-4).all()):
             break
     return potential
-
-
-def _masses(kernel: Tensor, scale: Tensor, weight: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
-    """What classes receive, (B, C), and share with each other, (B, C, C), float64, sums 1.
-
-    The plan is ``kernel * scale / total * weight``; it is never written down. The classes of a
-    pixel share all of it, so what a class receives is what it shares with all of them.
-    """
-    total = torch.bmm(scale[:, None], kernel)
-    ties = torch.bmm(torch.mul(kernel, weight / total.square(), out=work), kernel.transpose(1, 2))
-    ties = (ties * (scale[:, :, None] * scale[:, None])).double()
-    ties = ties + ties.transpose(1, 2)
-    ties = ties / ties.sum((1, 2), keepdim=True).clamp_min(_TINY)
-    return ties.sum(2), ties
 
 
 def _newton_step(ties: Tensor, gradient: Tensor, received: Tensor, penalty: Tensor,
