@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +10,14 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from mmseg.utils import ConfigType, OptConfigType, OptSampleList, SampleList
 from torch import Tensor, nn
 
 from ...ops import normalize_cam
 from ...utils import UserError
 from ..pixels import inputs_to_rgb, normalises, rgb_to_inputs
+from ..propagation.beside import run_beside
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
 from .mask_figures import mask_figures
 from .refinement import gives_probabilities
@@ -61,6 +64,10 @@ class DualEncoderSegmentor(BaseSegmentor):
             the crop size. Defaults to None.
         channels_last (bool): Keep the segmentor's weights in that memory layout: the same results
             up to rounding, faster convolutions on CPUs. Defaults to False.
+        overlap (bool, optional): Online, make M_dh in a thread of its own while the decode heads
+            run forward, up to where they read it: a GPU then does not idle while a CRF runs on the
+            CPU, or the host waits for a count. The results are the same. Defaults to None, on a
+            GPU.
         init_cfg (dict, optional): Initialisation.
         train_cfg, pretrained: Always None; ``mmseg.apis.init_model`` sets them.
 
@@ -76,6 +83,7 @@ class DualEncoderSegmentor(BaseSegmentor):
                  wss_indices: Sequence[int] = (-2, -1),
                  data_preprocessor: OptConfigType = None,
                  channels_last: bool = False,
+                 overlap: bool | None = None,
                  init_cfg: OptConfigType = None,
                  train_cfg: None = None,
                  pretrained: None = None) -> None:
@@ -98,6 +106,7 @@ class DualEncoderSegmentor(BaseSegmentor):
             MODELS.build(uss_encoder).requires_grad_(False).eval(), )
         self._teacher: tuple[DualEncoderSegmentor, ...] = ()
         self.wss_indices = tuple(wss_indices)
+        self.overlap = overlap
         self.phase = 'online' if self.propagation is not None else 'given'
         self._register_load_state_dict_pre_hook(_check_class_count, with_module=True)
 
@@ -209,25 +218,44 @@ class DualEncoderSegmentor(BaseSegmentor):
         targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
         inside = valid_mask(inputs, _sizes(data_samples), maps.shape[-2:])
         losses = self.cam_head.loss(maps, inside, targets)
-        masks = _base_masks(data_samples) if self.phase == 'given' else None
-        if self.phase == 'online':
-            result = self._online_masks(inputs, features, maps, data_samples)
-            losses.update(self._figures(result, inputs, data_samples))
-            masks = _with_truth(result.final, data_samples)
-        if masks is None:
+        if self.phase == 'warmup':
             return losses
-        supervised = _with_masks(data_samples, masks)
-        losses.update(self.segmentor._decode_head_forward_train(features, supervised))
+        if self.phase == 'given':
+            masks = _base_masks(data_samples)
+            if masks is not None:
+                losses.update(self._head_losses(features, data_samples, lambda: masks))
+            return losses
+        result = self._online_masks(inputs, features, maps, data_samples)
+        losses.update(self._head_losses(
+            features, data_samples,
+            functools.cache(lambda: _with_truth(result().final, data_samples))))
+        losses.update(self._figures(result(), inputs, data_samples))
+        return losses
+
+    def _head_losses(self, features: Sequence[Tensor], data_samples: SampleList,
+                     masks: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """L_seg of all decode heads on ``masks()`` (B, h, w), called when a head reads them."""
+        supervised = [_LateMask(sample, masks, i) for i, sample in enumerate(data_samples)]
+        losses = self.segmentor._decode_head_forward_train(features, supervised)
         if self.segmentor.with_auxiliary_head:
             losses.update(self.segmentor._auxiliary_head_forward_train(features, supervised))
         return losses
 
+    @torch.no_grad()
     def _online_masks(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
-                      data_samples: SampleList) -> PropagationResult:
-        """M_dh of the current network, or of its teacher."""
-        if self.teacher is not None:
-            return self.teacher.propagate(inputs, data_samples, stages=False)
-        return self._propagate(inputs, features, maps, data_samples)
+                      data_samples: SampleList) -> Callable[[], PropagationResult]:
+        """Start to make M_dh of the current network, or of its teacher; what waits for it."""
+        maker = self if self.teacher is None else self.teacher
+        if maker is not self:
+            features = maker.extract_feat(inputs)
+            maps = maker.cam_head(features)
+        batch = maker._inputs_needed(inputs, features, maps, data_samples)
+        assert maker.propagation is not None  # the phase says so
+        make = functools.partial(maker.propagation, batch)
+        if inputs.device.type == 'cuda' if self.overlap is None else self.overlap:
+            return run_beside(make, inputs.device)
+        result = make()
+        return lambda: result
 
     def _figures(self, result: PropagationResult, inputs: Tensor,
                  data_samples: SampleList) -> dict[str, Tensor]:
@@ -244,17 +272,15 @@ class DualEncoderSegmentor(BaseSegmentor):
         tagged[:, self.cam_head.foreground] = targets.bool()
         return tagged
 
-    @torch.no_grad()
-    def _propagate(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
-                   data_samples: SampleList, stages: bool = False,
-                   smooth: Smoothing | None = None) -> PropagationResult:
-        assert self.propagation is not None  # callers check
+    def _inputs_needed(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
+                       data_samples: SampleList,
+                       smooth: Smoothing | None = None) -> PropagationInputs:
+        """What this model's propagation reads; class shares only if it does."""
         shares = None
         if getattr(self.propagation, 'needs_shares', False):
             shares = self._class_shares(inputs, features, data_samples)
             shares = shares if smooth is None else smooth(data_samples, shares)
-        return self.propagation(
-            self._propagation_inputs(inputs, features, maps, data_samples, shares), stages)
+        return self._propagation_inputs(inputs, features, maps, data_samples, shares)
 
     def _propagation_inputs(self, inputs: Tensor, features: Sequence[Tensor], maps: Tensor,
                             data_samples: SampleList,
@@ -309,8 +335,8 @@ class DualEncoderSegmentor(BaseSegmentor):
         if self.propagation is None:
             raise UserError('The model config has no `propagation`: nothing makes pseudo-labels.')
         features = self.extract_feat(inputs)
-        return self._propagate(inputs, features, self.cam_head(features), data_samples, stages,
-                               smooth)
+        batch = self._inputs_needed(inputs, features, self.cam_head(features), data_samples, smooth)
+        return self.propagation(batch, stages)
 
     @torch.no_grad()
     def class_shares(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
@@ -414,14 +440,24 @@ def _with_truth(masks: Tensor, data_samples: SampleList) -> Tensor:
     return torch.where(rows, truth[:, 0].to(masks), masks)
 
 
-def _with_masks(data_samples: SampleList, masks: Tensor) -> SampleList:
-    """Copies of the samples that carry these masks as their ground truth."""
-    supervised = []
-    for sample, mask in zip(data_samples, masks, strict=True):
-        copy = sample.new()
-        copy.gt_sem_seg = PixelData(data=mask[None])
-        supervised.append(copy)
-    return supervised
+class _LateMask(SegDataSample):
+    """A copy of a sample whose ground truth is one of the masks, made when a head reads it.
+
+    Args:
+        sample (SegDataSample): The original.
+        masks (Callable): Gives the masks of the batch, (B, h, w).
+        index (int): Which one.
+    """
+
+    def __init__(self, sample: SegDataSample, masks: Callable[[], Tensor], index: int) -> None:
+        super().__init__(metainfo=sample.metainfo)
+        self.set_data({name: value for name, value in sample.items() if name != 'gt_sem_seg'})
+        object.__setattr__(self, '_late', lambda: masks()[index])  # no data field
+
+    @property
+    def gt_sem_seg(self) -> PixelData:
+        """The mask, (1, h, w)."""
+        return PixelData(data=self._late()[None])
 
 
 @contextmanager
