@@ -58,11 +58,19 @@ class _Problem:
         """As near to the anchor as float32 needs it: factors within e^±20 lose nothing."""
         return self._anchor + (potential - self._anchor).clamp(-20, 20)
 
-    def received(self, potential: Tensor) -> Tensor:
-        """Mass of each class (B, C) at a clamped g: two matrix products, and no exponential."""
+    def update(self, potential: Tensor, count: int) -> Tensor:
+        """Sinkhorn's updates of a clamped g; each is two matrix products with the kernel.
+
+        An update is ``g = damping * (g + log_share - log(mass of the class))``.
+        """
+        constant = self.damping * (self.log_share + self._anchor.float()) - self._anchor.float()
         scale = self._scale(potential)
-        total = torch.bmm(scale[:, None], self._kernel)
-        return scale * torch.bmm(self._kernel, (self.weight / total).transpose(1, 2))[..., 0]
+        for _ in range(count):
+            total = torch.bmm(scale[:, None], self._kernel)
+            mass = torch.bmm(self._kernel, (self.weight / total).transpose(1, 2))[..., 0]  # / scale
+            shift = torch.add(constant, mass.clamp_min(_TINY).log(), alpha=-self.damping)
+            scale = shift.clamp(-20, 20).exp()
+        return self._anchor + shift
 
     def ties(self, potential: Tensor) -> Tensor:
         """Mass that classes share with each other at a clamped g, (B, C, C), float64, sums 1.
@@ -217,16 +225,13 @@ def _sinkhorn_potentials(problem: _Problem, num_iters: int) -> Tensor:
     for good however large the logits are.
     """
     potential = torch.zeros_like(problem.log_share)
-    for step in range(num_iters):
-        if step & (step - 1) == 0 or step % 16 == 0:
-            problem.anchor_at(potential)
-        potential = _sinkhorn_update(problem, problem.clamp(potential))
+    step = 0
+    while step < num_iters:
+        problem.anchor_at(potential)
+        count = min(max(step, 1), 16, num_iters - step)
+        potential = problem.update(potential, count)
+        step += count
     return potential
-
-
-def _sinkhorn_update(problem: _Problem, potential: Tensor) -> Tensor:
-    received = problem.received(potential)
-    return problem.damping * (potential + problem.log_share - received.clamp_min(_TINY).log())
 
 
 def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
@@ -243,8 +248,7 @@ def _converged_potentials(problem: _Problem, max_steps: int) -> Tensor:
     problem.anchor_at(potential)
     if damping == 0:
         return potential
-    for _ in range(_WARM_UPDATES):
-        potential = problem.clamp(_sinkhorn_update(problem, potential))
+    potential = problem.clamp(problem.update(potential, _WARM_UPDATES))
     slope = (1 - damping) / damping
     wanted = log_share.exp()
     # Classes that share no pixel are not tied to the others: a little of the identity.
