@@ -4,8 +4,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -15,12 +15,23 @@ from mmengine.runner import Runner
 from ..utils import UserError
 from .analysis import change_transforms
 
-__all__ = ['PARTS', 'PHASES', 'time_training']
+__all__ = ['PARTS', 'Times', 'time_training']
 
-PHASES = dict(given='plain', online='with DHR')
-"""Phases of :meth:`DualEncoderSegmentor.set_phase` that are compared."""
 PARTS = ('loading', 'network', 'USS encoder', 'R_C', 'rest of DHR')
-Times = dict[str, list[dict[str, float]]]
+
+
+class Times(NamedTuple):
+    """Seconds of iterations, one of each kind in turn on the same images.
+
+    Attributes:
+        given: On given masks.
+        online: With DHR.
+        parts: With DHR, by part (:data:`PARTS`). One is done after the other here, and a GPU is
+            waited for in between.
+    """
+    given: list[float]
+    online: list[float]
+    parts: list[dict[str, float]]
 
 
 class _Clock:
@@ -65,9 +76,7 @@ def time_training(model: Any, config: Config, iters: int, discard: int = 2,
     """Time iterations of training on given masks and with DHR online, in turn.
 
     Both kinds see the same images in the same order, loaded in this process. Plain training does
-    not read the cached USS features. The weights move, as they do in training. One part is done
-    after the other, so that each can be timed: what M_dh saves on a GPU by being made beside the
-    decode head (``overlap`` of the model) is not in here.
+    not read the cached USS features. The weights move, as they do in training.
 
     Args:
         model (DualEncoderSegmentor): With a propagation and no teacher; it is trained.
@@ -79,7 +88,7 @@ def time_training(model: Any, config: Config, iters: int, discard: int = 2,
             computes, whatever else the machine does. Defaults to the wall clock.
 
     Returns:
-        dict: By phase (:data:`PHASES`), seconds of every iteration by part (:data:`PARTS`).
+        Times: Seconds of every iteration.
 
     Raises:
         UserError: If the model has no propagation, or the pipeline loads no M_base.
@@ -87,24 +96,26 @@ def time_training(model: Any, config: Config, iters: int, discard: int = 2,
     if model.propagation is None:
         raise UserError('The model config has no `propagation`: there is nothing to compare.')
     clock = _Clock(next(model.parameters()).device, timer)
-    loaders = {phase: _batches(config, phase) for phase in PHASES}
+    loaders = {kind: _batches(config, kind) for kind in Times._fields}
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
-    times: Times = {phase: [] for phase in PHASES}
+    times = Times([], [], [])
     model.train()
-    with _timers(model, clock):
-        for index in progress(range(discard + iters)):
-            for phase in PHASES:
-                model.set_phase(phase)
-                parts = _iteration(model, loaders[phase], optimizer, clock)
-                if index >= discard:
-                    times[phase].append(parts)
+    for index in progress(range(discard + iters)):
+        for kind in Times._fields:
+            model.set_phase('given' if kind == 'given' else 'online')
+            by_part = kind == 'parts'
+            with _timers(model, clock) if by_part else nullcontext():
+                found = _iteration(model, loaders[kind], optimizer, clock)
+            if index >= discard:
+                seconds = _parts(found) if by_part else found['loading'] + found['step']
+                getattr(times, kind).append(seconds)
     return times
 
 
-def _batches(config: Config, phase: str) -> Iterator[dict]:
+def _batches(config: Config, kind: str) -> Iterator[dict]:
     """Endless batches of the training's loader."""
     loader = config.train_dataloader.to_dict()
-    if phase == 'given':
+    if kind == 'given':
         loader, _ = change_transforms(loader, 'LoadUSSFeatures', lambda _: None)
     loader.update(num_workers=0, persistent_workers=False)
     loader.pop('prefetch_factor', None)
@@ -115,6 +126,7 @@ def _batches(config: Config, phase: str) -> Iterator[dict]:
 
 def _iteration(model: Any, batches: Iterator[dict], optimizer: Any,
                clock: _Clock) -> dict[str, float]:
+    """Seconds of an iteration, by what the clock is told."""
     clock.seconds.clear()
     with clock('loading'):
         batch = next(batches)
@@ -124,7 +136,10 @@ def _iteration(model: Any, batches: Iterator[dict], optimizer: Any,
                         'its `LoadPseudoMask` looks for them.')
     with clock('step'):
         model.train_step(batch, optim_wrapper=optimizer)
-    found = clock.seconds
+    return clock.seconds
+
+
+def _parts(found: dict[str, float]) -> dict[str, float]:
     return {
         'loading': found['loading'],
         'network': found['step'] - found['propagation'] - found['USS encoder'],

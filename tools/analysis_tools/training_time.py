@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mmseg_dhr.apis.analysis import settings_of, settings_text, write_result
 from mmseg_dhr.apis.build import build_model
-from mmseg_dhr.apis.training_time import PARTS, PHASES, Times, time_training
+from mmseg_dhr.apis.training_time import PARTS, Times, time_training
 from mmseg_dhr.utils import UserError
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
 from mmseg_dhr.visualization import format_table
@@ -45,26 +45,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def summary(times: Times) -> tuple[str, dict[str, float]]:
-    """Table of medians, and the ratio of DHR to plain training: median and quartiles."""
-    plain, online = (times[phase] for phase in PHASES)
-    ratios = sorted(sum(b.values()) / sum(a.values()) for a, b in zip(plain, online, strict=True))
+    """Table of the parts, and the ratio of DHR to plain training: median and quartiles."""
+    ratios = sorted(b / a for a, b in zip(times.given, times.online, strict=True))
     low, middle, high = (statistics.quantiles(ratios, n=4, method='inclusive')
                          if len(ratios) > 1 else ratios * 3)
-    rows = []
-    for part in PARTS:
-        medians = [statistics.median(parts[part] for parts in times[phase]) for phase in PHASES]
-        share = sum(parts[part] for parts in online) / sum(sum(p.values()) for p in online)
-        rows.append((part, *(f'{value:.3f}' for value in medians), f'{100 * share:.0f}'))
-    totals = [statistics.median(sum(parts.values()) for parts in times[phase])
-              for phase in PHASES]
-    rows.append(('all', *(f'{value:.3f}' for value in totals), '100'))
-    table = format_table(('seconds an iteration (median)', *PHASES.values(), 'share with DHR %'),
-                         rows)
-    return table, dict(ratio=middle, low=low, high=high, plain=totals[0], online=totals[1])
+    whole = sum(sum(parts.values()) for parts in times.parts)
+    rows = [(part, f'{statistics.median(parts[part] for parts in times.parts):.3f}',
+             f'{100 * sum(parts[part] for parts in times.parts) / whole:.0f}') for part in PARTS]
+    table = format_table(('with DHR, one after the other', 'seconds (median)', 'share %'), rows)
+    return table, dict(ratio=middle, low=low, high=high, plain=statistics.median(times.given),
+                       online=statistics.median(times.online))
 
 
 def run(args: argparse.Namespace, config: Config) -> Times:
-    """Seconds by phase, iteration and part.
+    """Seconds of every iteration.
 
     Raises:
         UserError: If the config has no training.
@@ -93,6 +87,8 @@ def main() -> None:
             threads=torch.get_num_threads(), batch_size=config.train_dataloader.batch_size,
             torch=torch.__version__, clock='CPU time' if args.cpu_time else 'wall clock')
         text = (f'{settings_text(settings)}\n{table}\n'
+                f'an iteration (median): {ratio["plain"]:.3f} s plain, '
+                f'{ratio["online"]:.3f} s with DHR\n'
                 f'with DHR / plain: {ratio["ratio"]:.2f} (quartiles {ratio["low"]:.2f} to '
                 f'{ratio["high"]:.2f} over {args.iters} pairs of iterations)')
         if length := config.get('train_cfg', {}).get('max_iters'):
@@ -100,7 +96,7 @@ def main() -> None:
             text += (f'\n{length} iterations, all of one kind: {hours[0]:.2f} h plain, '
                      f'{hours[1]:.2f} h with DHR')
         path = write_result(args.out or Path(config.work_dir) / 'training_time', 'training_time',
-                            text, settings, dict(summary=ratio, iterations=times))
+                            text, settings, dict(summary=ratio, iterations=times._asdict()))
         print(f'\n{text}\n\nFigures: {path}')
 
 

@@ -55,14 +55,12 @@ def refiners(config: Config) -> Iterator[tuple[str, Config]]:
 
 
 def _row(what: str, times: Times, config: Config) -> Row:
-    online, given = times['online'], times['given']
-    parts = {f'{part} ms': 1e3 * statistics.median(one[part] for one in online)
+    parts = {f'{part} ms': 1e3 * statistics.median(one[part] for one in times.parts)
              for part in PARTS}
     # Options on the command line change the preprocessor alone.
     crop = (config.model.get('data_preprocessor') or {}).get('size') or config.get('crop_size')
-    raced = Race([sum(one.values()) for one in online], [sum(one.values()) for one in given],
-                 math.prod(crop) if crop else None, {})
-    slower = statistics.median(a / b for a, b in zip(raced.ours, raced.reference, strict=True))
-    raced = raced._replace(figures={'DHR costs %': 100 * (slower - 1), **parts})
+    slower = statistics.median(a / b for a, b in zip(times.online, times.given, strict=True))
+    raced = Race(times.online, times.given, math.prod(crop) if crop else None,
+                 {'DHR costs %': 100 * (slower - 1), **parts})
     return row('train', what, raced, config.model.cam_head.num_classes,
                config.train_dataloader.batch_size)
