@@ -137,16 +137,16 @@ def test_what_a_training_leaves(whole) -> None:
     assert all(value.isfinite().all() for value in states[3].values())
 
 
-@pytest.mark.parametrize(('kill_after', 'workers'), [
-    (2, 0),  # in the warm-up: iteration 2 is done again
-    (WARMUP, 1),  # the masks are made, the checkpoint of that iteration is not
-    (WARMUP + 1, 0),  # the first checkpoint to go on from is that of the end of the warm-up
-    (6, 1),
+@pytest.mark.parametrize(('kill_after', 'workers', 'overlap'), [
+    (2, 0, None),  # in the warm-up: iteration 2 is done again
+    (WARMUP, 1, None),  # the masks are made, the checkpoint of that iteration is not
+    (WARMUP + 1, 0, True),  # the first checkpoint to go on from is that of the end of the warm-up
+    (6, 1, True),
 ])
 def test_killed_and_resumed_ends_with_the_same_weights(small_config, whole, tmp_path, kill_after,
-                                                       workers) -> None:
+                                                       workers, overlap) -> None:
     options = {'train_dataloader.num_workers': workers,
-               'train_dataloader.persistent_workers': workers > 0}
+               'train_dataloader.persistent_workers': workers > 0, 'model.overlap': overlap}
     with pytest.raises(KeyboardInterrupt):
         train(small_config(tmp_path, **options), kill_after=kill_after)
     assert (tmp_path / 'last_checkpoint').read_text().endswith(f'iter_{kill_after - 1}.pth')
@@ -201,7 +201,8 @@ def test_two_processes(small_config, tmp_path, repo_root) -> None:
     """Both make their share of masks and features, and train on all of them."""
     config = small_config(Path('work'), **{
         'train_cfg.max_iters': 3, 'train_cfg.val_interval': 3, 'custom_hooks.1.warmup_iters': 1,
-        'train_dataloader.batch_size': 2, 'default_hooks.checkpoint.interval': 3})
+        'train_dataloader.batch_size': 2, 'default_hooks.checkpoint.interval': 3,
+        'model.overlap': True})
     (tmp_path / 'config.py').write_text(
         ''.join(f'{key} = {value!r}\n' for key, value in config.to_dict().items()))
     # tools/train.py as it is, but for the formatting
