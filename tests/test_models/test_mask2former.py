@@ -126,7 +126,7 @@ class TestTraining:
     def test_masks_without_a_class(self, build, name, stride) -> None:
         model = build()
         final = given(model, name)[:, ::stride, ::stride]
-        model.propagation = lambda batch, stages: PropagationResult(final, given(model, name))
+        model.propagation = lambda batch: PropagationResult(final, given(model, name))
         losses = model.loss(*make_batch(model))
         if name == 'ignored':
             assert losses['decode.loss_mask'] == losses['decode.loss_dice'] == 0
