@@ -63,7 +63,7 @@ class _Problem:
 
         An update is ``g = damping * (g + log_share - log(mass of the class))``.
         """
-        constant = self.damping * (self.log_share + self._anchor.float()) - self._anchor.float()
+        constant = self.damping * self.log_share - (1 - self.damping) * self._anchor.float()
         scale = self._scale(potential)
         for _ in range(count):
             total = torch.bmm(scale[:, None], self._kernel)

@@ -26,9 +26,9 @@ def run_beside(function: Callable[[], T], device: torch.device) -> Callable[[], 
         device (torch.device): Where its tensors are.
 
     Returns:
-        Callable: Waits for the result and returns it, however often it is called; raises what
-        ``function`` raised. On a GPU only the host waits for the function's last command; the
-        caller's next one waits for the GPU to get there.
+        Callable: Waits until the function has returned, and gives its result or raises its error,
+        however often it is called. What the caller asks of a GPU from then on comes after all that
+        the function asked of it; the host does not wait for that.
     """
     side = _side_stream(device) if device.type == 'cuda' else None
     if side is not None:

@@ -252,7 +252,8 @@ class DualEncoderSegmentor(BaseSegmentor):
         batch = maker._inputs_needed(inputs, features, maps, data_samples)
         assert maker.propagation is not None  # the phase says so
         make = functools.partial(maker.propagation, batch)
-        if inputs.device.type == 'cuda' if self.overlap is None else self.overlap:
+        overlap = inputs.device.type == 'cuda' if self.overlap is None else self.overlap
+        if overlap:
             return run_beside(make, inputs.device)
         result = make()
         return lambda: result
