@@ -74,6 +74,17 @@ def test_grid_is_the_image_in_patches(image, scale, grid) -> None:
     assert not features.requires_grad
 
 
+def test_bfloat16(file) -> None:
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    exact, = ViTUSS(NAME, file)(images)
+    encoder = ViTUSS(NAME, file, bfloat16=True)
+    for amp in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            features, = encoder(images)
+        assert features.dtype == torch.float32 and not torch.equal(features, exact)
+        assert F.cosine_similarity(features, exact, dim=1).min() > .99
+
+
 def test_other_normalisation() -> None:
     torch.manual_seed(0)
     encoder = ViTUSS(NAME, mean=(0, 0, 0), std=(255, 255, 255))
@@ -132,6 +143,7 @@ class TestDINOPositions:
         plain = dict(block=5, norm=True, scale=1.0)
         assert ViTUSS(NAME).feature_settings() == plain
         assert ViTUSS(NAME, pos_embed='dino').feature_settings() == dict(plain, pos_embed='dino')
+        assert ViTUSS(NAME, bfloat16=True).feature_settings() == dict(plain, bfloat16=True)
 
     def test_copies_are_independent(self) -> None:
         encoder = ViTUSS(NAME, pos_embed='dino')

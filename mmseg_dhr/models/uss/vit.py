@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class ViTUSS(BaseModule):
             bicubic, antialiased) or 'dino' (by a scale factor, bicubic, as DINO's own code does:
             for heads that were trained on that). Equal where nothing is resized. Defaults to
             'timm'.
+        bfloat16 (bool): Compute in it, whatever the training does: faster on GPUs and on CPUs that
+            have instructions for it, slower on others (docs/en/speed.md). Defaults to False.
 
     Raises:
         ValueError: If there is no such block, or no such rule for the model.
@@ -55,7 +58,8 @@ class ViTUSS(BaseModule):
                  scale: float = 1.0,
                  mean: tuple[float, ...] = IMAGENET_MEAN,
                  std: tuple[float, ...] = IMAGENET_STD,
-                 pos_embed: str = 'timm') -> None:
+                 pos_embed: str = 'timm',
+                 bfloat16: bool = False) -> None:
         super().__init__()
         import timm  # imported late: a run without a ViT need not have it
         self.model_name = model_name
@@ -71,6 +75,7 @@ class ViTUSS(BaseModule):
         self.norm = norm
         self.scale = scale
         self.pos_embed = pos_embed
+        self.bfloat16 = bfloat16
         if pos_embed not in ('timm', 'dino'):
             raise ValueError(f"Expected pos_embed to be 'timm' or 'dino', but got {pos_embed!r}.")
         if pos_embed == 'dino':
@@ -127,9 +132,13 @@ class ViTUSS(BaseModule):
 
     def feature_settings(self) -> dict[str, Any]:
         """Settings that change the features and are no weights."""
-        settings = dict(block=self.block, norm=self.norm, scale=self.scale)
+        settings: dict[str, Any] = dict(block=self.block, norm=self.norm, scale=self.scale)
         # Left out where it is the default: caches made before there was a choice stay valid.
-        return settings if self.pos_embed == 'timm' else dict(settings, pos_embed=self.pos_embed)
+        if self.pos_embed != 'timm':
+            settings['pos_embed'] = self.pos_embed
+        if self.bfloat16:
+            settings['bfloat16'] = True
+        return settings
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor]:
@@ -147,9 +156,12 @@ class ViTUSS(BaseModule):
         size = [cells * self.patch for cells in grid]
         if list(images.shape[-2:]) != size:
             x = F.interpolate(x, size=size, mode='bicubic', align_corners=False, antialias=True)
-        tokens = self.vit.forward_intermediates(
-            x, indices=[self.block], norm=self.norm, output_fmt='NCHW', intermediates_only=True)
-        return (tokens[0],)
+        precision = (torch.autocast(x.device.type, torch.bfloat16) if self.bfloat16
+                     else nullcontext())
+        with precision:
+            tokens, = self.vit.forward_intermediates(
+                x, indices=[self.block], norm=self.norm, output_fmt='NCHW', intermediates_only=True)
+        return (tokens.float() if self.bfloat16 else tokens,)
 
 
 def _add_dino_positions(vit: Any, patches: Tensor) -> Tensor:
