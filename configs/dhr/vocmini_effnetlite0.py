@@ -48,6 +48,7 @@ uss_encoder = dict(
 model = dict(
     type='DualEncoderSegmentor',
     segmentor=segmentor,
+    channels_last=True,  # on a CPU, depthwise convolutions take half the time
     cam_head=dict(type='CAMHead', in_channels=320, num_classes=num_classes),
     uss_encoder=uss_encoder,
     propagation=dict(type='DHRPropagation', num_classes=num_classes))

@@ -15,4 +15,4 @@ train_dataloader = dict(
                 dict(type='TrackGeometry', transforms=augmentation), _base_.load_uss,
                 dict(type='PackTaggedInputs')
             ])))
-model = dict(data_preprocessor=dict(size=crop_size), channels_last=True)
+model = dict(data_preprocessor=dict(size=crop_size))
