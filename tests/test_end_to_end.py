@@ -138,8 +138,8 @@ def test_what_a_training_leaves(whole) -> None:
 
 
 @pytest.mark.parametrize(('kill_after', 'workers', 'overlap'), [
-    (2, 0, None),  # in the warm-up: iteration 2 is done again
-    (WARMUP, 1, None),  # the masks are made, the checkpoint of that iteration is not
+    (2, 0, False),  # in the warm-up: iteration 2 is done again
+    (WARMUP, 1, False),  # the masks are made, the checkpoint of that iteration is not
     (WARMUP + 1, 0, True),  # the first checkpoint to go on from is that of the end of the warm-up
     (6, 1, True),
 ])

@@ -6,7 +6,6 @@ import gc
 import threading
 import weakref
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,22 +157,16 @@ class TestOverlap:
         losses = model.loss(*self.batch(model))
         assert losses['dhr/background'] == 1
 
+    def test_only_on_request(self, models, monkeypatch) -> None:
+        asked = []
+        monkeypatch.setattr('mmseg_dhr.models.segmentors.dual_encoder.run_beside',
+                            lambda make, device: asked.append(device) or make)
+        for model in models():
+            model.loss(*self.batch(model))
+        assert asked == [CPU]  # of the second
+
     def test_errors_reach_the_training(self, models) -> None:
         _, model = models()
         model.propagation = lambda batch: [][1]
         with pytest.raises(IndexError):
             model.loss(*self.batch(model))
-
-    @pytest.mark.parametrize(('overlap', 'device', 'expected'), [
-        (None, 'cpu', False), (None, 'cuda', True), (False, 'cuda', False), (True, 'cpu', True)])
-    def test_by_default_on_a_gpu(self, models, monkeypatch, overlap, device, expected) -> None:
-        model, _ = models()
-        model.overlap = overlap
-        asked = []
-        monkeypatch.setattr('mmseg_dhr.models.segmentors.dual_encoder.run_beside',
-                            lambda make, device: asked.append(device) or make)
-        monkeypatch.setattr(model, '_inputs_needed', lambda *_: None)
-        model.propagation = lambda batch: None
-        inputs = SimpleNamespace(device=torch.device(device))
-        model._online_masks(inputs, None, None, None)
-        assert bool(asked) == expected

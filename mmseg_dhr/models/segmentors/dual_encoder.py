@@ -6,11 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from mmseg.utils import ConfigType, OptConfigType, OptSampleList, SampleList
 from torch import Tensor, nn
 
@@ -21,6 +18,7 @@ from ..propagation.beside import run_beside
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
 from .mask_figures import mask_figures
 from .refinement import gives_probabilities
+from .samples import LateMask, base_masks_of, pad_stack, sizes_of, tags_of, with_truth
 
 PHASES = ('warmup', 'online', 'given')
 _TINY = 1e-12
@@ -64,10 +62,10 @@ class DualEncoderSegmentor(BaseSegmentor):
             the crop size. Defaults to None.
         channels_last (bool): Keep the segmentor's weights in that memory layout: the same results
             up to rounding, faster convolutions on CPUs. Defaults to False.
-        overlap (bool, optional): Online, make M_dh in a thread of its own while the decode heads
-            run forward, up to where they read it: a GPU then does not idle while a CRF runs on the
-            CPU, or the host waits for a count. The results are the same. Defaults to None, on a
-            GPU.
+        overlap (bool): Online, make M_dh in a thread of its own, on a GPU also on a stream of its
+            own, while the decode heads run forward, up to where they read it: a GPU then does not
+            idle while a CRF runs on the CPU, or the host waits for a count. The results are the
+            same. Defaults to False: it has not been run on a GPU yet.
         init_cfg (dict, optional): Initialisation.
         train_cfg, pretrained: Always None; ``mmseg.apis.init_model`` sets them.
 
@@ -83,7 +81,7 @@ class DualEncoderSegmentor(BaseSegmentor):
                  wss_indices: Sequence[int] = (-2, -1),
                  data_preprocessor: OptConfigType = None,
                  channels_last: bool = False,
-                 overlap: bool | None = None,
+                 overlap: bool = False,
                  init_cfg: OptConfigType = None,
                  train_cfg: None = None,
                  pretrained: None = None) -> None:
@@ -215,27 +213,27 @@ class DualEncoderSegmentor(BaseSegmentor):
         """
         features = self.extract_feat(inputs)
         maps = self.cam_head(features)
-        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
-        inside = valid_mask(inputs, _sizes(data_samples), maps.shape[-2:])
+        targets = self.cam_head.tag_targets([tags_of(s) for s in data_samples])
+        inside = valid_mask(inputs, sizes_of(data_samples), maps.shape[-2:])
         losses = self.cam_head.loss(maps, inside, targets)
         if self.phase == 'warmup':
             return losses
         if self.phase == 'given':
-            masks = _base_masks(data_samples)
+            masks = base_masks_of(data_samples)
             if masks is not None:
                 losses.update(self._head_losses(features, data_samples, lambda: masks))
             return losses
         result = self._online_masks(inputs, features, maps, data_samples)
         losses.update(self._head_losses(
             features, data_samples,
-            functools.cache(lambda: _with_truth(result().final, data_samples))))
+            functools.cache(lambda: with_truth(result().final, data_samples))))
         losses.update(self._figures(result(), inputs, data_samples))
         return losses
 
     def _head_losses(self, features: Sequence[Tensor], data_samples: SampleList,
                      masks: Callable[[], Tensor]) -> dict[str, Tensor]:
         """L_seg of all decode heads on ``masks()`` (B, h, w), called when a head reads them."""
-        supervised = [_LateMask(sample, masks, i) for i, sample in enumerate(data_samples)]
+        supervised = [LateMask(sample, masks, i) for i, sample in enumerate(data_samples)]
         losses = self.segmentor._decode_head_forward_train(features, supervised)
         if self.segmentor.with_auxiliary_head:
             losses.update(self.segmentor._auxiliary_head_forward_train(features, supervised))
@@ -252,8 +250,7 @@ class DualEncoderSegmentor(BaseSegmentor):
         batch = maker._inputs_needed(inputs, features, maps, data_samples)
         assert maker.propagation is not None  # the phase says so
         make = functools.partial(maker.propagation, batch)
-        overlap = inputs.device.type == 'cuda' if self.overlap is None else self.overlap
-        if overlap:
+        if self.overlap:
             return run_beside(make, inputs.device)
         result = make()
         return lambda: result
@@ -261,15 +258,15 @@ class DualEncoderSegmentor(BaseSegmentor):
     def _figures(self, result: PropagationResult, inputs: Tensor,
                  data_samples: SampleList) -> dict[str, Tensor]:
         final = result.final
-        inside = valid_mask(inputs, _sizes(data_samples), final.shape[-2:])
-        return mask_figures(final, result.init, _base_masks(data_samples), inside,
+        inside = valid_mask(inputs, sizes_of(data_samples), final.shape[-2:])
+        return mask_figures(final, result.init, base_masks_of(data_samples), inside,
                             self._tagged(data_samples).to(final.device),
                             self.cam_head.background_index)
 
     def _tagged(self, data_samples: SampleList) -> Tensor:
         """Bool (B, num_classes) on the CPU: the foreground tags."""
         tagged = torch.zeros(len(data_samples), self.num_classes, dtype=torch.bool)
-        targets = self.cam_head.tag_targets([_tags(s) for s in data_samples])
+        targets = self.cam_head.tag_targets([tags_of(s) for s in data_samples])
         tagged[:, self.cam_head.foreground] = targets.bool()
         return tagged
 
@@ -287,16 +284,16 @@ class DualEncoderSegmentor(BaseSegmentor):
                             data_samples: SampleList,
                             shares: Tensor | None) -> PropagationInputs:
         images = self.inputs_to_rgb(inputs)
-        tags = [_tags(s) for s in data_samples]
+        tags = [tags_of(s) for s in data_samples]
         targets = self.cam_head.tag_targets(tags).to(maps.device)
         return PropagationInputs(
             images=images,
-            sizes=_sizes(data_samples),
+            sizes=sizes_of(data_samples),
             tags=tags,
             cam=normalize_cam(maps.detach(), targets),
             uss=self._uss_features(images, data_samples),
             wss=[features[i].detach() for i in self.wss_indices],
-            base=_base_masks(data_samples),
+            base=base_masks_of(data_samples),
             base_shares=[s.metainfo.get('base_shares') for s in data_samples],
             shares=shares)
 
@@ -369,7 +366,7 @@ class DualEncoderSegmentor(BaseSegmentor):
         others = ~known.to(scores.device)[:, :, None, None]
         # Nothing known: softmax gives NaN.
         probs = scores.masked_fill(others, float('-inf')).softmax(1).nan_to_num(0.0)
-        inside = valid_mask(inputs, _sizes(data_samples), scores.shape[-2:])[:, None]
+        inside = valid_mask(inputs, sizes_of(data_samples), scores.shape[-2:])[:, None]
         return (probs * inside).sum((2, 3)) / inside.sum((2, 3))
 
     def _uss_features(self, images: Tensor, data_samples: SampleList) -> Tensor:
@@ -411,56 +408,6 @@ def _class_scores(segmentor: Any, features: list[Tensor]) -> Tensor:
     return logits
 
 
-def _tags(sample: Any) -> tuple[int, ...]:
-    if 'image_labels' not in sample.metainfo:
-        raise UserError('Image-level labels are missing '
-                        f'({sample.metainfo.get("img_path", "unknown image")}): wrap the training '
-                        'data set in `TaggedDataset` and end its pipeline with `PackTaggedInputs`.')
-    return tuple(sample.metainfo['image_labels'])
-
-
-def _sizes(data_samples: SampleList) -> list[tuple[int, int]]:
-    return [tuple(s.metainfo['img_shape'][:2]) for s in data_samples]
-
-
-def _base_masks(data_samples: SampleList) -> Tensor | None:
-    if not all('gt_sem_seg' in s for s in data_samples):
-        return None
-    return torch.stack([s.gt_sem_seg.data[0] for s in data_samples])
-
-
-def _with_truth(masks: Tensor, data_samples: SampleList) -> Tensor:
-    """M_dh, but the true masks of the base samples of weak-shot data (RETAB)."""
-    base = [sample.metainfo.get('is_novel') is False for sample in data_samples]
-    truth = _base_masks(data_samples)
-    if not any(base) or truth is None:
-        return masks
-    # The label in the middle of each cell of M_dh.
-    truth = F.interpolate(truth[:, None].float(), size=masks.shape[-2:], mode='nearest-exact')
-    rows = torch.tensor(base, device=masks.device)[:, None, None]
-    return torch.where(rows, truth[:, 0].to(masks), masks)
-
-
-class _LateMask(SegDataSample):
-    """A copy of a sample whose ground truth is one of the masks, made when a head reads it.
-
-    Args:
-        sample (SegDataSample): The original.
-        masks (Callable): Gives the masks of the batch, (B, h, w).
-        index (int): Which one.
-    """
-
-    def __init__(self, sample: SegDataSample, masks: Callable[[], Tensor], index: int) -> None:
-        super().__init__(metainfo=sample.metainfo)
-        self.set_data({name: value for name, value in sample.items() if name != 'gt_sem_seg'})
-        object.__setattr__(self, '_late', lambda: masks()[index])  # no data field
-
-    @property
-    def gt_sem_seg(self) -> PixelData:
-        """The mask, (1, h, w)."""
-        return PixelData(data=self._late()[None])
-
-
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode for a while: no dropout, running statistics stay; each part's mode comes back."""
@@ -471,23 +418,6 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-
-
-def pad_stack(maps: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
-    """Stack (D, h_i, w_i) maps, repeating the border at the bottom and right.
-
-    Args:
-        maps (Sequence[Tensor]): The maps.
-        size (Sequence[int], optional): (h, w) of the result. Defaults to the largest map's.
-
-    Returns:
-        Tensor: (B, D, h, w).
-    """
-    height, width = size or (max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps))
-    return torch.stack([
-        F.pad(m[None], (0, width - m.shape[-1], 0, height - m.shape[-2]), mode='replicate')[0]
-        for m in maps
-    ])
 
 
 def _check_class_count(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
