@@ -16,7 +16,7 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from tqdm import tqdm
 
-from ..formats import atomic_path, write_mask
+from ..formats import atomic_path, open_output, write_mask
 from ..utils import UserError
 
 
@@ -27,11 +27,25 @@ class MaskWriterHook(Hook):
     The files hold label indices as the network predicts them and carry the data set's palette.
 
     Args:
-        out_dir (str): Folder to write to; made if it is absent.
+        out_dir (str): Folder to write to; made if it is absent. Earlier predictions are replaced.
+
+    Raises:
+        UserError: If the folder holds PNG files that are no predictions, or two images have the
+            same file name.
     """
 
     def __init__(self, out_dir: str | os.PathLike) -> None:
         self.out_dir = Path(out_dir)
+        self._seen: dict[str, str] = {}
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Check the folder before anything is predicted: photos and true masks are PNG too."""
+        if is_main_process():
+            try:
+                open_output(self.out_dir, dict(kind='predictions'), (), '.png')
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        barrier()
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                         outputs: Sequence[SegDataSample] | None = None) -> None:
@@ -39,7 +53,12 @@ class MaskWriterHook(Hook):
         palette = runner.test_dataloader.dataset.metainfo['palette']
         for sample in outputs or ():
             mask = sample.pred_sem_seg.data[0].cpu().numpy().astype('uint8')
-            self.write(Path(sample.img_path).stem, mask, palette)
+            image_id = Path(sample.img_path).stem
+            if self._seen.setdefault(image_id, sample.img_path) != sample.img_path:
+                raise UserError(f'{self.out_dir}: expected images with file names of their own, '
+                                f'but {self._seen[image_id]} and {sample.img_path} would have the '
+                                'same mask file.')
+            self.write(image_id, mask, palette)
 
     def write(self, image_id: str, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
         """Write one mask, uint8 (H, W)."""

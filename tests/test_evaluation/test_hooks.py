@@ -12,6 +12,7 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from mmseg_dhr.formats import read_mask
 from mmseg_dhr.utils import UserError
 
 
@@ -23,11 +24,35 @@ def test_masks_are_written_with_the_palette_of_the_data_set(tmp_path):
     runner = SimpleNamespace(test_dataloader=SimpleNamespace(
         dataset=SimpleNamespace(metainfo=dict(palette=palette))))
     hook = HOOKS.build(dict(type='MaskWriterHook', out_dir=str(tmp_path / 'new')))
+    hook.before_test_epoch(runner)
     hook.after_test_iter(runner, 0, {}, [sample])
     image = Image.open(tmp_path / 'new' / '2007_000001.x.png')
     assert image.mode == 'P'
     np.testing.assert_array_equal(np.array(image), mask[0].numpy())
     assert image.getpalette()[:9] == [0, 0, 0, 200, 10, 20, 1, 2, 3]
+
+
+def test_only_predictions_are_replaced(tmp_path):
+    hook = HOOKS.build(dict(type='MaskWriterHook', out_dir=str(tmp_path / 'new')))
+    for label in (1, 2):
+        hook.before_test_epoch(runner_of())
+        hook.after_test_iter(runner_of(), 0, {}, predicted([[label]], 'a'))
+        assert read_mask(tmp_path / 'new' / 'a.png').tolist() == [[label]]
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    (photos / 'a.png').write_text('a photo')
+    hook = HOOKS.build(dict(type='MaskWriterHook', out_dir=str(photos)))
+    with pytest.raises(UserError, match=r'photos: .* found 1 \*\.png files of unknown origin'):
+        hook.before_test_epoch(runner_of())
+    assert (photos / 'a.png').read_text() == 'a photo'
+
+
+def test_images_of_one_name(tmp_path):
+    hook = HOOKS.build(dict(type='MaskWriterHook', out_dir=str(tmp_path)))
+    hook.after_test_iter(runner_of(), 0, {}, predicted([[1]], 'x/a'))
+    hook.after_test_iter(runner_of(), 1, {}, predicted([[1]], 'x/a'))  # a sampler may repeat one
+    with pytest.raises(UserError, match=r'x/a\.jpg and JPEGImages/y/a\.jpg would have the same'):
+        hook.after_test_iter(runner_of(), 2, {}, predicted([[2]], 'y/a'))
 
 
 VOC = PascalVOCDataset.METAINFO
