@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
@@ -121,11 +122,12 @@ def test_propagation_waits_for_lattices_and_convergence_alone(options, base):
     propagation = DHRPropagation(5, stride=2, **{'refine': None, **options})
     images, mask = torch.rand(2, 3, 32, 32) * 255, torch.randint(0, 3, (2, 32, 32))
     cam, uss, wss = torch.rand(2, 4, 8, 8), torch.rand(2, 6, 8, 8), torch.rand(2, 7, 4, 4)
+    shares = [np.array(share, np.float32) for share in ([.4, .3, .3, 0, 0], [.5, .5, 0, 0, 0])]
 
     def run(put):
         return tuple(propagation(PropagationInputs(
             put(images), SIZES, [(1, 2), (3, )], put(cam), put(uss), [put(wss)],
-            put(mask) if base else None)))
+            put(mask) if base else None, shares if base else None)))
 
     waits = compare(run)
     crfs = 2 if options.get('refine', {}).get('type') == 'DenseCRF' else 0
@@ -145,7 +147,8 @@ def test_an_iteration(tiny_model, mmseg_modules, phase):
 
     def loss(model, put):
         model.set_phase(phase)
-        samples = [SegDataSample(metainfo=dict(image_labels=tags, img_shape=size))
+        samples = [SegDataSample(metainfo=dict(
+            image_labels=tags, img_shape=size, base_shares=None))
                    for tags, size in zip([(1, 2), (3, )], SIZES, strict=True)]
         for sample, mask in zip(samples, masks, strict=True):
             sample.gt_sem_seg = PixelData(data=put(mask))

@@ -130,7 +130,7 @@ def _iteration(model: Any, batches: Iterator[dict], optimizer: Any,
     clock.seconds.clear()
     with clock('loading'):
         batch = next(batches)
-    if not any('base_shares' in sample.metainfo for sample in batch['data_samples']):
+    if all(sample.metainfo.get('base_shares') is None for sample in batch['data_samples']):
         raise UserError('The training pipeline loads no M_base, so that there is nothing to train '
                         'on without DHR. Make masks with `python tools/make_base_masks.py` where '
                         'its `LoadPseudoMask` looks for them.')

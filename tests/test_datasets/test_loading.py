@@ -59,7 +59,7 @@ class TestLoadPseudoMask:
         mask_dir = None if folder is None else str(tmp_path)
         results = LoadPseudoMask(mask_dir, 4)(sample(base_shares='stale'))
         assert (results['gt_seg_map'] == 255).all() and results['gt_seg_map'].shape == (4, 6)
-        assert 'base_shares' not in results and results['seg_fields'] == ['gt_seg_map']
+        assert results['base_shares'] is None and results['seg_fields'] == ['gt_seg_map']
 
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"'a' not found: .*a\.png.*tools/make_base_"):

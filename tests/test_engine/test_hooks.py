@@ -41,9 +41,9 @@ class Watch(Hook):
         self.phases.append(runner.model.phase)
         self.training.append(runner.model.training)
         samples = data_batch['data_samples']
-        self.has_base.append(['base_shares' in sample.metainfo for sample in samples])
+        self.has_base.append([sample.metainfo.get('base_shares') is not None for sample in samples])
         for sample in samples:  # nothing that lies in the folder is out of date
-            if 'base_shares' in sample.metainfo and not sample.metainfo.get('flip'):
+            if sample.metainfo.get('base_shares') is not None and not sample.metainfo.get('flip'):
                 mask = read_mask(self.folder / f'{sample.img_id}.png')
                 assert np.array_equal(sample.gt_sem_seg.data[0].numpy(), mask)
 

@@ -113,7 +113,8 @@ class TestOverlap:
         rng = torch.Generator().manual_seed(1)
         samples = []
         for tags in ((1, ), (1, 3)):
-            sample = SegDataSample(metainfo=dict(image_labels=tags, img_shape=(32, 32)))
+            sample = SegDataSample(metainfo=dict(
+                image_labels=tags, img_shape=(32, 32), base_shares=None))
             sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, 32, 32), generator=rng))
             samples.append(sample)
         images = [torch.randint(0, 256, (3, 32, 32), generator=rng, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmseg_dhr.datasets.transforms import LoadUSSFeatures
 from mmseg_dhr.formats import write_features
-from mmseg_dhr.models.propagation.dhr import PropagationResult
+from mmseg_dhr.models.propagation.dhr import PropagationResult, valid_mask
 from mmseg_dhr.ops.geometry import AxisAffine
 from mmseg_dhr.utils import UserError
 
@@ -151,10 +151,29 @@ class TestLoss:
         assert torch.equal(seen.base, torch.stack([s.gt_sem_seg.data[0] for s in samples]))
         assert seen.base[1, 20:].unique().tolist() == [255]
         maps = model.cam_head(features).relu()
-        top = maps[1, 2].max()
-        torch.testing.assert_close(seen.cam[1, 2], maps[1, 2] / top if top > 0 else maps[1, 2])
+        inside = valid_mask(inputs, seen.sizes, maps.shape[-2:])
+        shown = maps[1, 2] * inside[1]
+        torch.testing.assert_close(seen.cam[1, 2], shown / shown.max().clamp_min(1e-5))
         assert seen.cam[0, 1:].abs().max() == 0  # no tag, no map
         assert not any(t.requires_grad for t in (seen.cam, seen.uss, *seen.wss))
+
+    @pytest.mark.parametrize('padding', [0., 9.])
+    def test_padding_does_not_scale_the_cam(self, build, padding):
+        model = build()
+        inputs, samples = make_batch(model, sizes=((32, 32), (32, 20)))
+        features = model.extract_feat(inputs)
+        maps = torch.full_like(model.cam_head(features), 2.)
+        narrow = maps.shape[-1] * 20 // 32
+        maps[1, :, :, narrow:] = padding
+        cam = model._propagation_inputs(inputs, features, maps, samples, None).cam[1, 0]
+        assert (cam[:, :narrow] == 1).all() and (cam[:, narrow + 1:] == 0).all()
+
+    def test_m_base_of_another_loader(self, build):
+        model = build()
+        inputs, samples = make_batch(model)
+        samples[1].pop('base_shares')
+        with pytest.raises(UserError, match='its M_base came without `base_shares`'):
+            model.loss(inputs, samples)
 
     def test_gradients_reach_all_but_the_uss_encoder(self, build) -> None:
         model = build()

@@ -132,6 +132,22 @@ class TestDHRPropagation:
         # Only the last cells before the border may feel the padding, through interpolation.
         assert torch.equal(got[:14, :14], expected[:14, :14])
 
+    def test_base_without_shares(self) -> None:
+        batch = _batch([_scene()])._replace(base_shares=None)
+        with pytest.raises(ValueError, match='Expected base_shares beside base'):
+            _propagation()(batch)
+
+    def test_seeds_at_full_resolution_keep_what_is_smaller_than_a_cell(self) -> None:
+        """One pixel of class 2, off the corners of the grid that M_dh is given on."""
+        scene = _scene()
+        cam = torch.zeros(3, SIZE, SIZE)
+        cam[0, :, :8], cam[1, 9, 13] = 1, 1
+        scene.update(cam=cam, truth=torch.zeros(SIZE, SIZE, dtype=torch.long))
+        batch = _batch([scene], [scene['truth']])
+        keep = dict(type='DenseCRF', iterations=0)
+        init = _propagation(stride=4, refine_stride=1, refine=keep).initial_mask(batch)
+        assert (init[0] == 2).nonzero().tolist() == [[9, 13]]
+
     def test_all_ignore_base_with_empty_cam_is_finite(self) -> None:
         batch = _batch([_scene()])._replace(cam=torch.zeros(1, 3, 8, 8))
         result = _propagation()(batch, stages=True)
@@ -203,6 +219,18 @@ class TestSettings:
         got, expected = (_propagation(**changes)(batch).final for changes in (options, {}))
         assert got.shape == expected.shape == (1, 16, 16)
         assert not torch.equal(got, expected)
+
+    def test_fine_labels_are_read_in_the_middle_of_a_cell(self) -> None:
+        scene = _scene()
+        cam = torch.zeros(3, SIZE, SIZE)
+        cam[0, :, 17:] = 1  # 3 of the 4 columns of the cell that starts at 16
+        batch = _batch([scene], tags=[(1, )])._replace(cam=cam[None])
+        propagation = _propagation(stride=4, refine_stride=1,
+                                   refine=dict(type='DenseCRF', iterations=0))
+        layout = propagation._layout(batch)
+        scores = torch.cat([1 - cam[:1], cam[:1]])[None]
+        labels = propagation._labels(batch, scores, layout, refine=True)
+        assert labels[0, 0].tolist() == [0] * 4 + [1] * 4
 
     def test_given_shares_decide_the_areas(self) -> None:
         batch = _noisy_batch()

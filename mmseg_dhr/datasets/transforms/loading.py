@@ -33,7 +33,7 @@ class LoadPseudoMask(BaseTransform):
 
     - gt_seg_map (np.uint8 (H, W)): M_base, or 255 everywhere if there is none.
     - base_shares (np.float32 (num_classes,)): Share of the whole image's pixels that M_base gives
-      to each class; absent if there is no M_base.
+      to each class; None if there is no M_base.
 
     Modified Keys:
 
@@ -62,7 +62,7 @@ class LoadPseudoMask(BaseTransform):
         """
         size = results['img'].shape[:2]
         path = self._find(_image_id(results))
-        results.pop('base_shares', None)
+        results['base_shares'] = None
         if path is None:
             mask = np.full(size, 255, np.uint8)
         else:

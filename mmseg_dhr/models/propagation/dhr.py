@@ -52,7 +52,7 @@ class PropagationInputs(NamedTuple):
         wss: Levels of F_ws, each (B, D_l, h_l, w_l), covering the padded image.
         base: M_base (B, H, W), 255 = ignore; None when there is none at all.
         base_shares: Per image the area share of every label in the whole M_base, (num_classes,);
-            None = this image has no M_base.
+            None = this image has no M_base. Given wherever ``base`` is.
         shares: (B, num_classes), estimated share of each class in the valid part of each image;
             read when the marginal is ``shares``.
     """
@@ -225,7 +225,8 @@ class DHRPropagation:
             PropagationResult: M_dh and M_init, and the stages on request.
 
         Raises:
-            ValueError: If the marginal is 'shares' and the batch has none.
+            ValueError: If the marginal is 'shares' and the batch has none, or it has an M_base
+                without ``base_shares``.
         """
         layout = self._layout(batch)
         init = self.initial_mask(batch) if init is None else init
@@ -313,7 +314,14 @@ class DHRPropagation:
         return _Layout(classes.to(device), host_mask.to(device), host_mask, first)
 
     def initial_mask(self, batch: PropagationInputs) -> Tensor:
-        """Step 1: M_init (B, H, W) at the resolution of the images."""
+        """Step 1: M_init (B, H, W) at the resolution of the images.
+
+        Raises:
+            ValueError: If there is an M_base without ``base_shares``.
+        """
+        if batch.base is not None and batch.base_shares is None:
+            raise ValueError('Expected base_shares beside base: without them an image counts as '
+                             'one that has no M_base.')
         layout = self._layout(batch)
         size = batch.images.shape[-2:]
         shares = [None if batch.base is None else s
@@ -364,8 +372,9 @@ class DHRPropagation:
         scores = recover_seeds(cam, tag_mask, inside, self.transport)
         if layout.first:
             scores = add_background(scores, power=self.background_power)
-        seeds = self._labels(part, scores, layout, refine=True)
-        return _resize_labels(seeds, batch.images.shape[-2:])
+        # Not by way of the working grid: small classes would not survive it.
+        seeds = self._labels_at(part, scores, layout, True, self.refine_stride or self.stride)
+        return _resize_labels(seeds, batch.images.shape[-2:], 'nearest')
 
     def _labels(self, batch: PropagationInputs, scores: Tensor, layout: _Layout,
                 refine: bool) -> Tensor:
@@ -373,8 +382,8 @@ class DHRPropagation:
         if refine and self.refine is not None and self.refine_stride is not None:
             fine = self._labels_at(batch, scores, layout, True, self.refine_stride)
             height, width = batch.images.shape[-2:]
-            return _resize_labels(
-                fine, (math.ceil(height / self.stride), math.ceil(width / self.stride)))
+            grid = math.ceil(height / self.stride), math.ceil(width / self.stride)
+            return _resize_labels(fine, grid, 'nearest-exact')  # in the middle of each cell
         return self._labels_at(batch, scores, layout, refine, self.stride)
 
     def _labels_at(self, batch: PropagationInputs, scores: Tensor, layout: _Layout, refine: bool,
@@ -421,6 +430,6 @@ def _dataset_mean(folder: str) -> Tensor:
     return mean_feature(folder)
 
 
-def _resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(labels[:, None].float(), size=tuple(size), mode='nearest')[:, 0].long()
+def _resize_labels(labels: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    return F.interpolate(labels[:, None].float(), size=tuple(size), mode=mode)[:, 0].long()
 

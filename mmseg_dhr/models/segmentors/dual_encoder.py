@@ -18,7 +18,15 @@ from ..propagation.beside import run_beside
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
 from .mask_figures import mask_figures
 from .refinement import gives_probabilities
-from .samples import LateMask, base_masks_of, pad_stack, sizes_of, tags_of, with_truth
+from .samples import (
+    LateMask,
+    base_masks_of,
+    base_shares_of,
+    pad_stack,
+    sizes_of,
+    tags_of,
+    with_truth,
+)
 
 PHASES = ('warmup', 'online', 'given')
 _TINY = 1e-12
@@ -284,17 +292,20 @@ class DualEncoderSegmentor(BaseSegmentor):
                             data_samples: SampleList,
                             shares: Tensor | None) -> PropagationInputs:
         images = self.inputs_to_rgb(inputs)
-        tags = [tags_of(s) for s in data_samples]
+        tags, sizes = [tags_of(s) for s in data_samples], sizes_of(data_samples)
         targets = self.cam_head.tag_targets(tags).to(maps.device)
+        # L_cls does not see the padding, where the maps may be anything.
+        inside = valid_mask(images, sizes, maps.shape[-2:])[:, None]
+        base = base_masks_of(data_samples)
         return PropagationInputs(
             images=images,
-            sizes=sizes_of(data_samples),
+            sizes=sizes,
             tags=tags,
-            cam=normalize_cam(maps.detach(), targets),
+            cam=normalize_cam(maps.detach().masked_fill(~inside, 0), targets),
             uss=self._uss_features(images, data_samples),
             wss=[features[i].detach() for i in self.wss_indices],
-            base=base_masks_of(data_samples),
-            base_shares=[s.metainfo.get('base_shares') for s in data_samples],
+            base=base,
+            base_shares=None if base is None else [base_shares_of(s) for s in data_samples],
             shares=shares)
 
     @torch.no_grad()

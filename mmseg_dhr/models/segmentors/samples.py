@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from ...utils import UserError
 
-__all__ = ['LateMask', 'base_masks_of', 'pad_stack', 'sizes_of', 'tags_of', 'with_truth']
+__all__ = [
+    'LateMask', 'base_masks_of', 'base_shares_of', 'pad_stack', 'sizes_of', 'tags_of', 'with_truth'
+]
 
 
 def tags_of(sample: Any) -> tuple[int, ...]:
@@ -39,6 +42,21 @@ def base_masks_of(data_samples: SampleList) -> Tensor | None:
     if not all('gt_sem_seg' in s for s in data_samples):
         return None
     return torch.stack([s.gt_sem_seg.data[0] for s in data_samples])
+
+
+def base_shares_of(sample: Any) -> np.ndarray | None:
+    """The share of the whole image that M_base gives to each class; None if it has no M_base.
+
+    Raises:
+        UserError: If something else than :class:`LoadPseudoMask` loaded M_base.
+    """
+    meta = sample.metainfo
+    if 'base_shares' not in meta and meta.get('is_novel') is not False:  # which has its true mask
+        raise UserError(f'{meta.get("img_path", "unknown image")}: its M_base came without '
+                        '`base_shares`, which say what it lost. Load it with '
+                        "dict(type='LoadPseudoMask', mask_dir=...) instead of LoadAnnotations, "
+                        'and keep `base_shares` in the `meta_keys` of PackTaggedInputs.')
+    return meta.get('base_shares')
 
 
 def with_truth(masks: Tensor, data_samples: SampleList) -> Tensor:
