@@ -33,7 +33,8 @@ def write_boundaries(model: Any, dataset: Any, out_dir: str | Path, overwrite: b
         Path: The folder.
     """
     shard = open_shard('boundaries', out_dir, list_photos(dataset),
-                       dict(kind='boundaries', weights=state_fingerprint(model)), '.png', overwrite)
+                       dict(kind='boundaries', weights=state_fingerprint(model)), '.png', overwrite,
+                       tagged=False)
     device = next(model.parameters()).device
     model.eval()
     with in_background() as submit:

@@ -98,10 +98,19 @@ def list_photos(dataset: Any) -> list[Photo]:
 
 
 def open_shard(title: str, folder: str | Path, photos: Sequence[Photo],
-               settings: Mapping[str, Any], suffix: str, overwrite: bool = False) -> Shard:
+               settings: Mapping[str, Any], suffix: str, overwrite: bool = False,
+               tagged: bool = True) -> Shard:
     """Open an output folder; see :func:`mmseg_dhr.formats.open_output`.
 
-    ``title`` says what is made of the images, for the progress bar and the last line.
+    Args:
+        title (str): What is made of the images, for the progress bar and the last line.
+        folder, settings, suffix, overwrite: See there.
+        photos (Sequence[Photo]): The images.
+        tagged (bool): Whether a file depends on the tags of its image: it is made anew when they
+            have changed. Defaults to True.
+
+    Returns:
+        Shard: This rank's part.
 
     Raises:
         UserError: If the folder holds files of other settings and ``overwrite`` is off.
@@ -109,14 +118,15 @@ def open_shard(title: str, folder: str | Path, photos: Sequence[Photo],
     rank, world = get_dist_info()
     clock = Throughput()
     ids = [photo.img_id for photo in photos]
+    tags = {photo.img_id: ' '.join(map(str, photo.tags)) for photo in photos if tagged}
     if rank == 0:
         try:
-            output = open_output(folder, settings, ids, suffix, overwrite)
+            output = open_output(folder, settings, ids, suffix, overwrite, tags)
         except ValueError as error:
             raise UserError(str(error)) from error
     barrier()
     if rank != 0:
-        output = open_output(folder, settings, ids, suffix)
+        output = open_output(folder, settings, ids, suffix, details=tags)
     remaining = set(output.remaining)
     barrier()  # nobody writes before everybody has looked
     return Shard(title, output, [p for p in photos[rank::world] if p.img_id in remaining],

@@ -13,10 +13,11 @@ from mmengine.dist import all_gather_object, get_dist_info, master_only
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from ..formats import state_fingerprint, write_mask
+from ..formats import origin_of, state_fingerprint, write_mask
 from ..formats.atomic import atomic_path
 from ..utils import UserError
 from .common import in_background, list_photos, open_shard
+from .uss_features import encoder_settings
 
 __all__ = [
     'SHARES_NAME', 'STAGES', 'collate', 'crop_mask', 'pseudo_label_stages', 'read_shares',
@@ -57,7 +58,7 @@ def pseudo_label_stages(model: Any, dataset: Any, indices: list[int],
                     final=result.final)
         for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
             masks = {}
-            if 'base_shares' in sample.metainfo:
+            if sample.metainfo.get('base_shares') is not None:
                 masks['base'] = crop_mask(sample.gt_sem_seg.data[0], inputs.shape[-2:],
                                           sample.metainfo['img_shape'])
             masks.update({name: crop_mask(m[row], inputs.shape[-2:], sample.metainfo['img_shape'])
@@ -151,6 +152,16 @@ def _write_shares(folder: Path, parts: list[dict[str, list[float]]]) -> None:
         temporary.write_text(json.dumps(merged, sort_keys=True) + '\n')
 
 
+def _read_beside(model: Any, dataset: Any) -> dict[str, Any]:
+    """What made that which M_dh depends on beside the network: the pipeline's folders, USS."""
+    read = {name: origin_of(getattr(transform, name))
+            for transform in dataset.dataset.pipeline.transforms
+            for name in ('mask_dir', 'boundary_dir', 'cache_dir') if getattr(transform, name, None)}
+    if 'cache_dir' not in read and model.uss_encoder is not None:
+        read['uss'] = encoder_settings(model.uss_encoder)
+    return read
+
+
 def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: int = 1,
                         batch_size: int = 1, overwrite: bool = False,
                         note: str | int | None = None,
@@ -180,7 +191,7 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
     if not 0 <= share_momentum < 1:
         raise ValueError(f'Expected share_momentum in [0, 1), but got {share_momentum}.')
     settings = dict(kind='dhr', stride=stride, note=note, propagation=model.propagation.summary(),
-                    weights=state_fingerprint(model))
+                    weights=state_fingerprint(model), **_read_beside(model, dataset))
     average = None
     if getattr(model.propagation, 'needs_shares', False):
         average = _ShareAverage(past_shares or {}, share_momentum)

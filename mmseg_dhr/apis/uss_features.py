@@ -13,7 +13,7 @@ from ..formats import state_fingerprint, write_features
 from ..models.uss import multi_scale_features
 from .common import in_background, list_photos, open_shard
 
-__all__ = ['extract_uss_features', 'write_uss_features']
+__all__ = ['encoder_settings', 'extract_uss_features', 'write_uss_features']
 
 
 def extract_uss_features(encoder: Any, image: np.ndarray, scales: Sequence[float] = (1.0, ),
@@ -61,10 +61,9 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
     """
     if hasattr(encoder, 'init_weights') and not getattr(encoder, 'is_init', False):
         encoder.init_weights()
-    settings = dict(kind='uss', scales=list(scales), flip=flip, encoder=type(encoder).__name__,
-                    options=_options(encoder), weights=_fingerprint(encoder))
+    settings = dict(kind='uss', scales=list(scales), flip=flip, **encoder_settings(encoder))
     shard = open_shard('USS features', out_dir, list_photos(dataset), settings, '.safetensors',
-                       overwrite)
+                       overwrite, tagged=False)
     with in_background() as submit:
         for photos, images in shard.images(batch_size):
             features = _features(encoder, images, scales, flip)
@@ -74,11 +73,9 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
     return Path(out_dir)
 
 
-def _fingerprint(encoder: Any) -> str:
+def encoder_settings(encoder: Any) -> dict[str, Any]:
+    """What the features of a USS encoder depend on, for the manifest of what is made from them."""
     # Constants such as the normalisation are buffers that a state dict leaves out.
-    return state_fingerprint({**dict(encoder.named_buffers()), **encoder.state_dict()})
-
-
-def _options(encoder: Any) -> dict[str, Any]:
-    """Settings that change the features but are no weights."""
-    return getattr(encoder, 'feature_settings', dict)()
+    state = {**dict(encoder.named_buffers()), **encoder.state_dict()}
+    return dict(encoder=type(encoder).__name__, weights=state_fingerprint(state),
+                options=getattr(encoder, 'feature_settings', dict)())  # that are no weights

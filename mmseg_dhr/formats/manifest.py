@@ -35,11 +35,15 @@ class Manifest:
             Anything that JSON can hold.
         complete (bool): Whether every file was written.
         count (int): Number of files once complete.
+        suffix (str): Suffix of the files; '' = not recorded.
+        details (dict): By image id, what its file alone depends on, such as its tags.
     """
 
     settings: dict[str, Any]
     complete: bool = False
     count: int = 0
+    suffix: str = ''
+    details: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -64,7 +68,8 @@ class Manifest:
             return None
         try:
             content = json.loads(path.read_text())
-            return cls(content['settings'], bool(content['complete']), int(content['count']))
+            return cls(content['settings'], bool(content['complete']), int(content['count']),
+                       str(content.get('suffix', '')), dict(content.get('details', {})))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'{path}: expected an object with `settings`, `complete` and `count`, '
                              f'but could not read it ({type(error).__name__}: {error}).') from error
@@ -111,44 +116,71 @@ class OutputFolder:
 
 
 def open_output(folder: PathLike, settings: Mapping[str, Any], ids: Sequence[str], suffix: str,
-                overwrite: bool = False) -> OutputFolder:
+                overwrite: bool = False,
+                details: Mapping[str, str] | None = None) -> OutputFolder:
     """Open a folder for one file per image, made with ``settings``.
 
-    Files that the same settings made are kept. If the folder's files were made with other settings,
-    that is an error, or they are deleted first if ``overwrite`` is given. Files of a folder without
-    manifest are not ours and are never deleted.
+    Files that the same settings made are kept, but for those whose detail has changed: they are
+    deleted, to be made anew. If the folder's files were made with other settings, that is an error,
+    or they are deleted first if ``overwrite`` is given. Files of a folder without manifest are not
+    ours and are never deleted, nor are files of another suffix.
 
     Args:
         folder: Output folder; made if absent.
-        settings (Mapping): Everything the files depend on, as JSON can hold it.
+        settings (Mapping): Everything that all files depend on, as JSON can hold it.
         ids (Sequence[str]): Image ids.
         suffix (str): Suffix of the files, with its dot.
         overwrite (bool): Whether to replace files of other settings. Defaults to False.
+        details (Mapping, optional): By image id, what its file depends on beside the settings.
 
     Raises:
-        ValueError: If the folder holds files of other settings, or of unknown origin; if
-            ``settings`` is nothing that JSON can hold.
+        ValueError: If the folder holds files of other settings, of another kind, or of unknown
+            origin; if ``settings`` is nothing that JSON can hold.
     """
     folder = Path(folder)
-    manifest = Manifest(json.loads(_canonical(settings)))
+    manifest = Manifest(json.loads(_canonical(settings)), suffix=suffix,
+                        details=dict(details or {}))
     folder.mkdir(parents=True, exist_ok=True)
     previous = Manifest.load(folder)
-    files = [path for path in folder.glob(f'*{suffix}') if path.name != MANIFEST_NAME]
-    if previous is None and files:
-        raise ValueError(
-            f'{folder}: expected an empty folder or one with a {MANIFEST_NAME}, but found '
-            f'{len(files)} *{suffix} files of unknown origin, such as {files[0].name}. Give '
-            'another folder.')
-    if previous is not None and previous.fingerprint != manifest.fingerprint and files:
-        if not overwrite:
+    _check_origin(folder, previous, manifest)
+    outdated: list[Path] = []
+    if previous is not None and previous.fingerprint != manifest.fingerprint:
+        outdated = _files(folder, suffix)
+        if outdated and not overwrite:
             raise ValueError(
-                f'{folder}: its {len(files)} *{suffix} files were made with other settings: '
+                f'{folder}: its {len(outdated)} *{suffix} files were made with other settings: '
                 f'{_difference(previous.settings, manifest.settings)}. Give another folder, remove '
                 'this one, or let the command that fills it replace them with `--overwrite`.')
-        for path in files:  # before the new manifest: a crash in between leaves the old one
-            path.unlink()
+    elif previous is not None:
+        outdated = [folder / f'{image_id}{suffix}' for image_id, detail in manifest.details.items()
+                    if previous.details.get(image_id, detail) != detail]
+        manifest.details.update({**previous.details, **manifest.details})
+    for path in outdated:  # before the new manifest: a crash in between leaves the old one
+        path.unlink(missing_ok=True)
     manifest.save(folder)
     return OutputFolder(folder, manifest, tuple(ids), suffix)
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return [path for path in folder.glob(f'*{suffix}') if path.name != MANIFEST_NAME]
+
+
+def _check_origin(folder: Path, previous: Manifest | None, manifest: Manifest) -> None:
+    """Refuse files of unknown origin, and a folder that another kind of file lives in."""
+    if previous is None:
+        files = _files(folder, manifest.suffix)
+        if files:
+            raise ValueError(
+                f'{folder}: expected an empty folder or one with a {MANIFEST_NAME}, but found '
+                f'{len(files)} *{manifest.suffix} files of unknown origin, such as '
+                f'{files[0].name}. Give another folder.')
+    elif previous.suffix not in ('', manifest.suffix):
+        files = _files(folder, previous.suffix)
+        if files:
+            raise ValueError(
+                f'{folder}: expected a folder for *{manifest.suffix} files, but found '
+                f'{len(files)} *{previous.suffix} files, such as {files[0].name}, which its '
+                f'{MANIFEST_NAME} describes. Give another folder.')
 
 
 def origin_of(folder: PathLike) -> Any:

@@ -152,6 +152,16 @@ class TestWriteCams:
         assert len(made) == 1
         assert np.array_equal(read_cam(gone).maps, content.maps)
 
+    def test_changed_tags_are_made_anew(self, model, scenes, tmp_path) -> None:
+        write_cams(model, scenes, tmp_path)
+        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*.npz')}
+        scenes._labels = ((7, ), *scenes._labels[1:])
+        write_cams(model, scenes, tmp_path)
+        first = tmp_path / f'{scenes.image_ids[0]}.npz'
+        assert read_cam(first).labels.tolist() == [7]
+        assert [name for name, time in before.items()
+                if (tmp_path / name).stat().st_mtime_ns != time] == [first.name]
+
     def test_batches(self, build_model, photos, scenes, tmp_path) -> None:
         """Images of one size, and of three."""
         for name, dataset, count in (('scenes', scenes, 9), ('photos', photos, 3)):

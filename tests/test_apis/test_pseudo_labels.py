@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmseg_dhr.apis import STAGES, list_photos, pseudo_label_stages, write_pseudo_labels
 from mmseg_dhr.apis.pseudo_labels import SHARES_NAME, collate, read_shares
-from mmseg_dhr.formats import Manifest, read_mask
+from mmseg_dhr.formats import Manifest, read_mask, write_mask
 from mmseg_dhr.utils import UserError
 
 ALL = list(range(6))
@@ -124,6 +124,20 @@ class TestWritePseudoLabels:
         other = dict(type='DHRPropagation', num_classes=9, tau=0.5)
         with pytest.raises(UserError, match='propagation was'):
             write_pseudo_labels(build_model(propagation=other), scenes, tmp_path, stride=4)
+
+    def test_other_encoder(self, build_model, scenes, tmp_path) -> None:
+        write_pseudo_labels(build_model(), scenes, tmp_path, stride=4)
+        other = build_model(uss_encoder=dict(type='ColorTextureUSS', stride=16))
+        with pytest.raises(UserError, match='uss was'):
+            write_pseudo_labels(other, scenes, tmp_path, stride=4)
+
+    def test_other_m_base(self, model, scenes_root, scenes_with_base, tmp_path) -> None:
+        write_pseudo_labels(model, scenes_with_base(), tmp_path / 'out', stride=4)
+        for mask in (scenes_root / 'SegmentationClass').glob('*.png'):
+            write_mask(tmp_path / 'other' / mask.name, read_mask(mask), [[0, 0, 0]] * 9)
+        other = scenes_with_base(tmp_path / 'other')
+        with pytest.raises(UserError, match="mask_dir was '.*SegmentationClass' and is now '.*oth"):
+            write_pseudo_labels(model, other, tmp_path / 'out', stride=4)
 
 
 class TestShares:

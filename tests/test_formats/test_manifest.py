@@ -73,6 +73,26 @@ def test_unreadable_manifest(tmp_path):
         open_output(tmp_path, SETTINGS, ['a'], '.png')
 
 
+def test_changed_details_are_made_anew(tmp_path):
+    ids = ['a', 'b', 'c']
+    fill(open_output(tmp_path, SETTINGS, ids, '.png', details=dict(a='1', b='1 2', c='')), ids)
+    output = open_output(tmp_path, SETTINGS, ids, '.png', details=dict(a='1', b='2', c=''))
+    assert output.remaining == ['b']
+    fill(output, 'b')
+    # 'c' is left out and 'd' is new: what is known of 'c' stays
+    open_output(tmp_path, SETTINGS, ids, '.png', details=dict(a='1', b='2', d='3'))
+    assert Manifest.load(tmp_path).details == dict(a='1', b='2', c='', d='3')
+    assert open_output(tmp_path, SETTINGS, ids, '.png', details=dict(c='7')).remaining == ['c']
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_files_of_another_kind(tmp_path, overwrite):
+    fill(open_output(tmp_path, SETTINGS, 'ab', '.npz'), 'ab')
+    with pytest.raises(ValueError, match=r'a folder for \*\.png files, but found 2 \*\.npz files'):
+        open_output(tmp_path, dict(kind='masks'), 'ab', '.png', overwrite)
+    assert open_output(tmp_path, SETTINGS, 'ab', '.npz').remaining == []  # nothing was lost
+
+
 def test_settings_must_be_json(tmp_path):
     with pytest.raises(ValueError, match='what JSON can hold'):
         open_output(tmp_path / 'new', dict(weights=torch.zeros(1)), ['a'], '.png')

@@ -51,6 +51,7 @@ class LoadMixedMask(BaseTransform):
                  boundary_threshold: float = 0.5) -> None:
         self._truth = LoadAnnotations()
         self._masks = LoadPseudoMask(mask_dir, num_classes, required=mask_dir is not None)
+        self.mask_dir = mask_dir
         self.boundary_dir = boundary_dir
         self.boundary_threshold = boundary_threshold
 
