@@ -24,8 +24,10 @@ __all__ = ['CRF_BACKENDS', 'DenseCRFParams', 'dense_crf', 'dense_crf_batch']
 
 CRF_BACKENDS = ('auto', 'numba', 'torch', 'pydensecrf')
 
-# Images of one pass of the torch backend hold at most so many pixels: about 200 bytes each
-_MAX_PIXELS = 1 << 22
+# What one pass of the torch backend may hold, in bytes, and what it took on photographs: for each
+# pixel, and for each pixel and class
+_MAX_BYTES = 4 << 30
+_PIXEL_BYTES, _CLASS_BYTES = 600, 45
 
 
 def dense_crf(image: np.ndarray, probs: np.ndarray, params: DenseCRFParams = DenseCRFParams(),
@@ -58,6 +60,7 @@ def dense_crf(image: np.ndarray, probs: np.ndarray, params: DenseCRFParams = Den
                            backend, threads)[0].numpy()
 
 
+@torch.no_grad()
 def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
                     sizes: Sequence[tuple[int, int]], params: DenseCRFParams = DenseCRFParams(),
                     backend: str = 'auto', threads: int = 1) -> Tensor:
@@ -79,7 +82,7 @@ def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
     Returns:
         Tensor: Float32 (B, C, H, W) on the device of ``scores``, sums to 1 over the used classes;
         0 outside the valid part and the used channels. An image with fewer than two classes is
-        only normalised.
+        only normalised. It carries no gradient.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -96,7 +99,8 @@ def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
             if height * width and used[i].sum() > 1]
     if backend == 'torch':
         height, width = scores.shape[-2:]
-        step = max(1, _MAX_PIXELS // (height * width))
+        pixel = _PIXEL_BYTES + _CLASS_BYTES * scores.shape[1]
+        step = max(1, _MAX_BYTES // (height * width * pixel))
         for part in (todo[i:i + step] for i in range(0, len(todo), step)):
             scores[part] = _torch(images[part], scores[part], class_mask[part],
                                   [sizes[i] for i in part], params)
@@ -182,7 +186,7 @@ def _downscaled(images: Tensor, scores: Tensor, class_mask: Tensor,
     for i, (height, width) in enumerate(sizes):
         part = (slice(i, i + 1), slice(None), slice(height), slice(width))
         small = -(-height // factor), -(-width // factor)
-        pixels, probs = (F.interpolate(maps[part].float(), small, mode='area')
+        pixels, probs = (F.interpolate(torch.nan_to_num(maps[part].float()), small, mode='area')
                          for maps in (images, scores))
         probs = dense_crf_batch(pixels, probs, class_mask[i:i + 1], [small], coarse, backend,
                                 threads)

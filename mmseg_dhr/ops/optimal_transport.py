@@ -321,7 +321,7 @@ def min_max_normalize(maps: Tensor, pixel_mask: Tensor | None = None, eps: float
     low = scaled.amin(2, keepdim=True)
     high = scaled.masked_fill_(outside, -math.inf).amax(2, keepdim=True)
     floor = eps * torch.maximum(high.abs(), low.abs())
-    spread = torch.maximum(high - low, floor).clamp_min(_TINY)
+    spread = torch.maximum(high - low, floor).clamp_min(max(_TINY, torch.finfo(maps.dtype).tiny))
     return scaled.sub_(low).div_(spread).masked_fill_(outside, 0.0)
 
 

@@ -1,7 +1,7 @@
 """Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), a light R_C."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,27 +35,34 @@ def pamr(images: Tensor, scores: Tensor, pixel_mask: Tensor, num_iters: int = 10
         weights = _affinity(images.float() / 255, inside, dilations)  # (B, n, h, w)
         scores = torch.nan_to_num(scores.float()) * inside
         for _ in range(num_iters):
-            scores = (_neighbours(scores, dilations) * weights[:, None]).sum(2)
+            scores = sum((near * weights[:, n, None] for n, near in
+                          enumerate(_neighbours(scores, dilations))), torch.zeros(()).to(scores))
         return scores * inside
 
 
 def _affinity(images: Tensor, inside: Tensor, dilations: Sequence[int]) -> Tensor:
-    around = _neighbours(images, dilations)  # (B, 3, n, h, w)
-    valid = _neighbours(inside.float(), dilations) > 0  # (B, 1, n, h, w)
-    count = valid.sum(2).clamp_min(1)
-    mean = (around * valid).sum(2) / count
-    variance = ((around - mean[:, :, None])**2 * valid).sum(2) / count  # (B, 3, h, w)
-    distance = (images[:, :, None] - around).abs() / variance[:, :, None].clamp_min(1e-6)
-    logits = -distance.mean(1).masked_fill(~valid[:, 0], 1e9)  # finite: all may be outside
-    return logits.softmax(1)
+    """Neighbour by neighbour: maps of all colours of all neighbours would fill the memory."""
+    valid = torch.cat(list(_neighbours(inside.float(), dilations)), 1)  # (B, n, h, w)
+    count = valid.sum(1, keepdim=True).clamp_min(1)
+
+    def mean(maps: Iterable[Tensor]) -> Tensor:
+        """Over the neighbours inside, (B, 3, h, w)."""
+        return sum((one * valid[:, n, None] for n, one in enumerate(maps)),
+                   torch.zeros_like(images)) / count
+
+    centre = mean(_neighbours(images, dilations))
+    variance = mean((near - centre)**2 for near in _neighbours(images, dilations)).clamp_min(1e-6)
+    distance = torch.stack([((images - near).abs() / variance).mean(1)
+                            for near in _neighbours(images, dilations)], 1)  # (B, n, h, w)
+    return (-distance.masked_fill(valid == 0, 1e9)).softmax(1)  # finite: all may be outside
 
 
-def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, n, h, w); what lies outside the grid is 0."""
+def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """The maps (B, C, h, w) of each neighbour; what lies outside the grid is 0."""
     height, width = maps.shape[-2:]
     reach = max(dilations)
     padded = F.pad(maps, (reach, ) * 4)
-    return torch.stack([
-        padded[..., reach + d * y:reach + d * y + height, reach + d * x:reach + d * x + width]
-        for d in dilations for y, x in _RING
-    ], 2)
+    for d in dilations:
+        for y, x in _RING:
+            yield padded[..., reach + d * y:reach + d * y + height,
+                         reach + d * x:reach + d * x + width]

@@ -9,6 +9,7 @@ import torch
 
 from mmseg_dhr.ops import DenseCRFParams, dense_crf, dense_crf_batch
 from mmseg_dhr.ops.crf.lattice import DIRECTIONS, lattice_of
+from mmseg_dhr.ops.crf.numba_jit import jit
 
 OURS = ('numba', 'torch')
 # The function hides the module of its name.
@@ -132,7 +133,7 @@ def test_torch_takes_big_batches_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     images, scores = torch.rand(3, 3, 9, 7) * 255, torch.rand(3, 2, 9, 7)
     arguments = (images, scores, torch.ones(3, 2).bool(), [(9, 7)] * 3, DenseCRFParams(), 'torch')
     whole = dense_crf_batch(*arguments)
-    monkeypatch.setattr(MODULE, '_MAX_PIXELS', 1)
+    monkeypatch.setattr(MODULE, '_MAX_BYTES', 1)
     torch.testing.assert_close(dense_crf_batch(*arguments), whole)
 
 
@@ -167,6 +168,21 @@ class TestEveryBackend:
         probs[1, 0, 0] = np.nan
         refined = dense_crf(_image(), probs, backend=backend)
         assert np.isfinite(refined).all() and (refined.argmax(0) == 0).all()
+
+    def test_nan_on_a_coarse_grid_counts_as_0(self, backend: str) -> None:
+        probs = _probs()
+        params = DenseCRFParams(downscale=4)
+        probs[1, 5, 6] = 0
+        expected = dense_crf(_image(), probs, params, backend)
+        probs[1, 5, 6] = np.nan
+        np.testing.assert_array_equal(dense_crf(_image(), probs, params, backend), expected)
+
+    def test_scores_with_a_gradient(self, backend: str) -> None:
+        scores = torch.from_numpy(_probs())[None].float().requires_grad_()
+        image = torch.from_numpy(_image()).permute(2, 0, 1)[None]
+        refined = dense_crf_batch(image, scores, torch.ones(1, 2).bool(), [scores.shape[-2:]],
+                                  backend=backend)
+        assert not refined.requires_grad
 
     def test_grey_image(self, backend: str) -> None:
         """One colour everywhere: the appearance kernel only smooths, constant scores stay."""
@@ -257,6 +273,16 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch, there: tuple[
     monkeypatch.setattr(MODULE, '_works', lambda name: name in there)
     assert MODULE._choose_backend('auto', 'cpu') == expected
     assert MODULE._choose_backend('auto', 'cuda') == 'torch'
+
+
+def test_kernels_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package read-only, and no home.
+    monkeypatch.setattr('numba.core.caching.CompileResultCacheImpl._locator_classes', [])
+    assert jit(_double)(2) == 4
+
+
+def _double(number: int) -> int:
+    return 2 * number
 
 
 def test_a_backend_that_cannot_be_imported_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,12 @@ class TestTransportScores:
         assert (plan[0, 1] > plan[0, 0])[:5].all()
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_min_max_of_a_constant_half_map(dtype: torch.dtype) -> None:
+    scaled = min_max_normalize(torch.zeros(1, 2, 5, dtype=dtype))
+    assert scaled.dtype == dtype and scaled.eq(0).all()
+
+
 def test_min_max_ignores_padding() -> None:
     maps = torch.tensor([[[1.0, 3.0, 100.0]]])
     mask = torch.tensor([[True, True, False]])

@@ -5,9 +5,9 @@ The lattice is that of :mod:`.numba_lattice`; its chains of vertices are blurred
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .lattice import DIRECTIONS
+from .numba_jit import jit
 from .numba_vectors import add_row, copy_row, gather_rows
 
 __all__ = ['blur_chains', 'convolve', 'slice_pixels', 'splat_pixels', 'update_probs']
@@ -21,15 +21,13 @@ _ONE_BITS = 127 << 23  # of 1.0
 # 2^f for f in [-0.5, 0.5]
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = np.polynomial.Chebyshev.interpolate(
     np.exp2, 6, domain=(-0.5, 0.5)).convert(kind=np.polynomial.Polynomial).coef.astype(np.float32)
-# Without the interpreter's lock, so that threads run in parallel; compiled once a machine.
-_jit = njit(nogil=True, cache=True)
 
 
 # `lanes` is a tuple whose length the compiler knows: how many channels a call takes. Pixels and
 # vertices are rows, so that these channels are neighbours: one vector operation for all of them.
 
 
-@_jit
+@jit
 def splat_pixels(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, values: np.ndarray,
                  lanes: tuple) -> None:
     """Add pixels to their vertices of one remainder.
@@ -45,7 +43,7 @@ def splat_pixels(vertex: np.ndarray, weights: np.ndarray, maps: np.ndarray, valu
         add_row(values, vertex[i], weights[i], maps, i, lanes)
 
 
-@_jit
+@jit
 def slice_pixels(vertex: np.ndarray, weights: np.ndarray, values: np.ndarray, start: int,
                  stop: int, maps: np.ndarray, lanes: tuple) -> None:
     """Read the pixels ``start:stop`` back from all their vertices, without the blur's gain.
@@ -62,7 +60,7 @@ def slice_pixels(vertex: np.ndarray, weights: np.ndarray, values: np.ndarray, st
         gather_rows(maps, i, _ALL, weights, vertex, values, lanes)
 
 
-@_jit
+@jit
 def blur_chains(chains: np.ndarray, values: np.ndarray, lanes: tuple) -> None:
     """``value += half of both neighbours`` along the chains of one direction, in place.
 
@@ -85,7 +83,7 @@ def blur_chains(chains: np.ndarray, values: np.ndarray, lanes: tuple) -> None:
         vertex = ahead
 
 
-@_jit
+@jit
 def convolve(maps: np.ndarray, taps: tuple, start: int, stop: int, out: np.ndarray) -> None:
     """Separable convolution; outside the image there is nothing.
 
@@ -114,7 +112,7 @@ def convolve(maps: np.ndarray, taps: tuple, start: int, stop: int, out: np.ndarr
                 out[c, y, x] = total
 
 
-@_jit
+@jit
 def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights: tuple,
                  everything: np.ndarray, start: int, stop: int, probs: np.ndarray) -> None:
     """Softmax over classes of unary scores and messages, for the pixels ``start:stop``.
@@ -141,7 +139,7 @@ def update_probs(unary: np.ndarray, messages: tuple, norms: np.ndarray, weights:
     _send(logits, norms, start, messages)
 
 
-@_jit
+@jit
 def _receive(messages: tuple, norms: np.ndarray, weights: tuple, start: int,
              logits: np.ndarray) -> None:
     """Add the messages for the pixels from ``start`` on; take them from the last class."""
@@ -162,7 +160,7 @@ def _receive(messages: tuple, norms: np.ndarray, weights: tuple, start: int,
         last -= message
 
 
-@_jit
+@jit
 def _softmax(logits: np.ndarray) -> None:
     """Over the rows, in place."""
     classes, size = logits.shape
@@ -177,7 +175,7 @@ def _softmax(logits: np.ndarray) -> None:
         logits[c] /= total
 
 
-@_jit
+@jit
 def _send(probs: np.ndarray, norms: np.ndarray, start: int, messages: tuple) -> None:
     """Probabilities of the pixels from ``start`` on, times the norms, as the next messages."""
     classes, size = probs.shape
@@ -192,7 +190,7 @@ def _send(probs: np.ndarray, norms: np.ndarray, start: int, messages: tuple) -> 
             group[i, lane] = probs[c, i] * alike[i]
 
 
-@_jit
+@jit
 def _exponential(row: np.ndarray, top: np.ndarray) -> None:
     """``row = exp(row - top)`` for row <= top, in a form that becomes vector operations."""
     rounded = np.empty(row.size, np.float32)

@@ -7,9 +7,9 @@ the six directions of the blur the vertices form chains.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .lattice import DIM, DIRECTIONS
+from .numba_jit import jit
 
 __all__ = ['embed_pixels', 'find_vertices', 'link_chains', 'sort_keys']
 
@@ -18,11 +18,9 @@ _DOWN = np.float32(1 / DIRECTIONS)
 _NOTHING = np.float32(0)
 _BLOCK = 256  # pixels that are embedded together
 _DIGIT = 8  # bits that one round of the radix sort sorts by
-# Without the interpreter's lock, so that threads run in parallel; compiled once a machine.
-_jit = njit(nogil=True, cache=True)
 
 
-@_jit
+@jit
 def embed_pixels(image: np.ndarray, width: int, scales: np.ndarray, strides: np.ndarray,
                  origin: int, start: int, stop: int, keys: np.ndarray,
                  weights: np.ndarray) -> None:
@@ -63,7 +61,7 @@ def embed_pixels(image: np.ndarray, width: int, scales: np.ndarray, strides: np.
         weights[0, first:last] += 1
 
 
-@_jit
+@jit
 def _elevate(image: np.ndarray, x: int, y: int, width: int, scales: np.ndarray,
              place: np.ndarray) -> None:
     """Fill ``place`` with the pixels from (x, y) on, on the plane of coordinate sum 0."""
@@ -84,7 +82,7 @@ def _elevate(image: np.ndarray, x: int, y: int, width: int, scales: np.ndarray,
     place[0] = total
 
 
-@_jit
+@jit
 def _find_simplex(place: np.ndarray, base: np.ndarray, rank: np.ndarray) -> None:
     """Fill ``base`` with the simplex's vertex of remainder 0, ``rank`` with the order of what
     remains of each coordinate, the largest first; ``place`` becomes that remainder."""
@@ -111,7 +109,7 @@ def _find_simplex(place: np.ndarray, base: np.ndarray, rank: np.ndarray) -> None
             place[i, p] -= turn
 
 
-@_jit
+@jit
 def _sort_shares(place: np.ndarray, rank: np.ndarray, share: np.ndarray) -> None:
     """``share[rank] = place / 6``: from one to the next it falls by a barycentric weight."""
     share[:] = 0
@@ -121,7 +119,7 @@ def _sort_shares(place: np.ndarray, rank: np.ndarray, share: np.ndarray) -> None
                 share[k, p] += place[i, p] * _DOWN if rank[i, p] == k else _NOTHING
 
 
-@_jit
+@jit
 def find_vertices(keys: np.ndarray, table: np.ndarray, vertex: np.ndarray,
                   found: np.ndarray) -> int:
     """Number the different keys of one remainder in the order of their first pixel.
@@ -155,7 +153,7 @@ def find_vertices(keys: np.ndarray, table: np.ndarray, vertex: np.ndarray,
     return count
 
 
-@_jit
+@jit
 def sort_keys(keys: np.ndarray, bits: int) -> tuple:
     """Keys in ascending order, int64 (M,), and where each was, int32 (M,): a radix sort.
 
@@ -182,7 +180,7 @@ def sort_keys(keys: np.ndarray, bits: int) -> tuple:
     return keys, order
 
 
-@_jit
+@jit
 def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: int,
                 following: np.ndarray, first: np.ndarray, chains: np.ndarray) -> int:
     """The chains of vertices along one direction.
@@ -222,7 +220,7 @@ def link_chains(keys: np.ndarray, order: np.ndarray, starts: np.ndarray, step: i
     return _walk(chains[:heads].copy(), following, chains)
 
 
-@_jit
+@jit
 def _match(keys: np.ndarray, order: np.ndarray, i: int, j: int, step: int,
            following: np.ndarray, first: np.ndarray) -> tuple:
     """One step of a merge: link the vertices if the keys are one step apart, go on after the
@@ -235,7 +233,7 @@ def _match(keys: np.ndarray, order: np.ndarray, i: int, j: int, step: int,
     return i + np.int64(key <= other), j + np.int64(other <= key)
 
 
-@_jit
+@jit
 def _walk(heads: np.ndarray, following: np.ndarray, chains: np.ndarray) -> int:
     used = 0
     for vertex in heads:
