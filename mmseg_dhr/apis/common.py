@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..formats import OutputFolder, open_output, read_mask
+from ..formats import Manifest, OutputFolder, open_output, read_mask
 from ..utils import UserError
 from ..utils.throughput import Throughput
 
@@ -126,7 +126,9 @@ def open_shard(title: str, folder: str | Path, photos: Sequence[Photo],
             raise UserError(str(error)) from error
     barrier()
     if rank != 0:
-        output = open_output(folder, settings, ids, suffix, details=tags)
+        manifest = Manifest.load(folder)
+        assert manifest is not None  # the first rank has written it
+        output = OutputFolder(Path(folder), manifest, tuple(ids), suffix)
     remaining = set(output.remaining)
     barrier()  # nobody writes before everybody has looked
     return Shard(title, output, [p for p in photos[rank::world] if p.img_id in remaining],

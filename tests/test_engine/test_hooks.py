@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 
@@ -324,6 +324,24 @@ class TestTeacher:
             assert path.read_bytes() == (tmp_path / 'round' / path.name).read_bytes()
         assert Manifest.load(tmp_path / 'round').fingerprint == \
             Manifest.load(tmp_path / 'expected').fingerprint
+
+    @pytest.mark.parametrize('source', ['student', 'teacher'])
+    def test_the_average_has_no_uss_encoder(self, train, recursive, monkeypatch, tmp_path,
+                                            source) -> None:
+        seen = []
+        find = RecursiveLearningHook._find_source
+
+        def spy(hook, runner):
+            average = next(h for h in runner.hooks if isinstance(h, EMAHook)).ema_model.module
+            assert average.uss_encoder is not runner.model.uss_encoder  # EMAHook copies it
+            found = find(hook, runner)
+            seen.append(average.uss_encoder is runner.model.uss_encoder)
+            return found
+
+        monkeypatch.setattr(RecursiveLearningHook, '_find_source', spy)
+        (tmp_path / 'base').mkdir()
+        train(recursive(0, base=False, source=source), EMA, max_iters=1, checkpoints=9)
+        assert seen == [True]
 
     def test_starts_as_the_student(self, train, recursive, tmp_path, monkeypatch) -> None:
         """EMAHook copies the model before its weights are initialised."""

@@ -14,7 +14,7 @@ from mmseg.structures import SegDataSample
 
 from mmseg_dhr.engine.hooks.neighbour_table_hook import write_neighbours
 from mmseg_dhr.formats import Manifest, read_features
-from mmseg_dhr.models.uss.training import _derangements
+from mmseg_dhr.models.uss.training import ClusterProbe, _derangements
 from mmseg_dhr.ops import correspondence as ops
 from mmseg_dhr.utils import UserError
 
@@ -194,6 +194,12 @@ class TestProbes:
         train(model, 30, features)
         found = model.cluster_probe(features).argmax(1)
         assert max((found == kinds).float().mean(), (found != kinds).float().mean()) > .95
+
+    @pytest.mark.parametrize(('codes', 'clusters', 'distinct'), [(9, 9, 9), (4, 6, 4)])
+    def test_clusters_begin_at_codes_of_their_own(self, codes, clusters, distinct):
+        probe = ClusterProbe(5, clusters)
+        probe.loss(torch.randn(1, 5, 1, codes))
+        assert len(probe.centres.unique(dim=0)) == distinct
 
     def test_prediction(self):
         model = build(STEGO, num_classes=3).eval()

@@ -48,7 +48,8 @@ def refiners(config: Config) -> Iterator[tuple[str, Config]]:
     if refine is None or refine['type'] != 'DenseCRF':
         yield '', config
         return
-    for backend in ('numba', 'pydensecrf'):
+    # On a GPU the default is another one.
+    for backend in ('numba', 'pydensecrf', *(['torch'] if torch.cuda.is_available() else [])):
         changed = deepcopy(config)
         changed.model.propagation.refine = dict(refine, backend=backend)
         yield f', R_C by {backend}', changed

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
@@ -16,6 +15,7 @@ from ...formats import Manifest, open_output, read_features
 from ...formats.atomic import atomic_path
 from ...ops.correspondence import nearest_neighbours
 from ...utils import UserError
+from .runners import model_of, restart_data
 
 
 @HOOKS.register_module()
@@ -33,14 +33,12 @@ class NeighbourTableHook(Hook):
         Raises:
             UserError: If the cache holds features of another encoder, or there are too few images.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.train_dataloader.dataset
-        write_uss_features(model.encoder, dataset, dataset.features_dir)
+        write_uss_features(model_of(runner).encoder, dataset, dataset.features_dir)
         if dataset.neighbours_dir is not None and is_main_process():
             write_neighbours(dataset)
         barrier()
-        if hasattr(runner.train_loop, 'restart_data'):
-            runner.train_loop.restart_data()  # batches loaded ahead did not find their features
+        restart_data(runner)
 
 
 def write_neighbours(dataset: Any) -> None:

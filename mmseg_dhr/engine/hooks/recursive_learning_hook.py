@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, barrier, get_dist_info, master_only
+from mmengine.dist import all_gather_object, barrier, broadcast, get_dist_info, master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
@@ -26,6 +25,7 @@ from ...apis.pseudo_labels import read_shares
 from ...evaluation import GroupScores, MaskPair, MaskScores, list_pairs, score_pairs
 from ...formats import Manifest
 from ...utils import UserError
+from .runners import model_of, restart_data
 
 WARMUP_CHECKPOINT = 'warmup.pth'
 SOURCES = ('student', 'teacher')
@@ -121,11 +121,11 @@ class RecursiveLearningHook(Hook):
             _claim(Path(options['out_dir']))
             if options.get('debias'):
                 _claim(Path(_biased(options['out_dir'])))
-        self._restart_data(runner)
+        restart_data(runner)
         if runner.iter < self.warmup_iters:
-            _model(runner).set_phase('warmup')
+            model_of(runner).set_phase('warmup')
         elif runner.iter == self.warmup_iters:
-            self._end_warmup(runner, runner.iter)  # what is there already is kept
+            self._end_warmup(runner, runner.iter)  # base masks that are there already are kept
         else:
             self._check_masks(runner)
             self._set_training_phase(runner)
@@ -150,11 +150,13 @@ class RecursiveLearningHook(Hook):
 
     def _find_source(self, runner: Runner) -> Any:
         """The network that makes the masks; the trained one learns of its teacher."""
-        student = _model(runner)
+        student = model_of(runner)
+        hook = next((h for h in runner.hooks if isinstance(h, EMAHook)), None)
+        if hook is not None:
+            hook.ema_model.module.share_uss_encoder(student)
         if self.source == 'student':
             student.set_teacher(None)
             return student
-        hook = next((h for h in runner.hooks if isinstance(h, EMAHook)), None)
         if hook is None:
             raise UserError("RecursiveLearningHook(source='teacher') takes the moving average of "
                             'the weights as teacher, but nothing keeps one. Add an EMAHook to the '
@@ -205,7 +207,13 @@ class RecursiveLearningHook(Hook):
                       'checkpoints divide that of the rounds.', logger='current',
                       level=logging.WARNING)
 
+    def _share_statistics(self) -> None:
+        """Batch statistics differ by process: masks are made with those of checkpoints."""
+        for buffer in self._source.buffers():
+            broadcast(buffer)
+
     def _end_warmup(self, runner: Runner, done: int) -> None:
+        self._share_statistics()
         if done:
             self._save_warmup(runner)
         if self.base_masks is not None:
@@ -237,11 +245,12 @@ class RecursiveLearningHook(Hook):
         self._saves_warmup = False
 
     def _set_training_phase(self, runner: Runner) -> None:
-        model = _model(runner)
+        model = model_of(runner)
         online = self.pseudo_labels is None and model.propagation is not None
         model.set_phase('online' if online else 'given')
 
     def _write_round(self, runner: Runner, done: int) -> None:
+        self._share_statistics()
         options = dict(self.pseudo_labels or {})
         dataset = DATASETS.build(options.pop('dataset'))
         target, truth = Path(options.pop('out_dir')), options.pop('truth_dir', None)
@@ -251,6 +260,10 @@ class RecursiveLearningHook(Hook):
         note = None if manifest is None or not manifest.complete else manifest.settings.get('note')
         # Masks of another training are no earlier round of this one.
         previous = target if note == done - self._round_length >= self.warmup_iters else None
+        if previous is None and options.get('share_momentum') and done > self.warmup_iters:
+            print_log(f'{target}: the class shares of the round before iteration {done} are gone, '
+                      'so their average starts anew: this training will end with other weights '
+                      'than without the break.', logger='current', level=logging.WARNING)
         write_pseudo_labels(self._source, dataset, fresh, overwrite=True, note=done,
                             past_shares=None if previous is None else read_shares(previous),
                             **options)
@@ -269,20 +282,9 @@ class RecursiveLearningHook(Hook):
             {f'round/{names.get(name, name)}': value for name, value in figures.items()}, step=done)
 
     def _back_to_training(self, runner: Runner) -> None:
-        if self._source is _model(runner):
+        if self._source is model_of(runner):
             self._source.train()
-        self._restart_data(runner)
-
-    @staticmethod
-    def _restart_data(runner: Runner) -> None:
-        """Batches that were loaded ahead saw the old masks: load them again."""
-        if hasattr(runner.train_loop, 'restart_data'):
-            runner.train_loop.restart_data()
-
-
-def _model(runner: Runner) -> Any:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
+        restart_data(runner)
 
 
 def _epoch_length(runner: Runner) -> int:

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...apis import write_uss_features
 from ...utils import UserError
+from .runners import model_of, restart_data
 
 
 @HOOKS.register_module()
@@ -35,11 +35,10 @@ class USSFeatureHook(Hook):
         Raises:
             UserError: If the model has no USS encoder.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         if model.uss_encoder is None:
             raise UserError('USSFeatureHook needs `uss_encoder` in the model config. To train on '
                             'features that are there already, leave the hook out.')
         write_uss_features(model.uss_encoder, runner.train_dataloader.dataset, self.out_dir,
                            self.scales, self.flip)
-        if hasattr(runner.train_loop, 'restart_data'):
-            runner.train_loop.restart_data()  # batches loaded ahead did not find their features
+        restart_data(runner)

@@ -158,8 +158,12 @@ class DualEncoderSegmentor(BaseSegmentor):
         """
         self._teacher = ()
         if teacher is not None:
-            teacher._uss = self._uss
+            teacher.share_uss_encoder(self)
             self._teacher = (teacher.eval(), )
+
+    def share_uss_encoder(self, other: DualEncoderSegmentor) -> None:
+        """Use the frozen USS encoder of another model instead of a copy of it."""
+        self._uss = other._uss
 
     def init_weights(self) -> None:
         """Initialise all parts; the USS encoder reads its checkpoint."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import broadcast
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -53,8 +54,11 @@ class ClusterProbe(nn.Module):
     def _place(self, codes: Tensor) -> None:
         """Centres far from the codes would never win one: begin at random codes."""
         points = codes.transpose(0, 1).flatten(1).t()  # (B*h*w, d)
-        chosen = torch.randint(len(points), (len(self.centres), ), device=points.device)
+        # Two equal centres would never part.
+        chosen = torch.randperm(len(points), device=points.device)
+        chosen = chosen[torch.arange(len(self.centres), device=points.device) % len(points)]
         self.centres.copy_(F.normalize(points[chosen], dim=1))
+        broadcast(self.centres.data)  # DDP copies parameters only when it is built
         self.placed.fill_(True)
 
 
