@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from tqdm import tqdm
 
 from ..formats import OutputFolder, open_output, read_mask
@@ -184,7 +185,9 @@ def read_rgb(path: str | Path) -> np.ndarray:
         UserError: If the file is missing or damaged.
     """
     with _opened(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+        # Pillow turns a TIFF as it reads it, and in old versions would turn it again here.
+        turned = image if isinstance(image, TiffImageFile) else ImageOps.exif_transpose(image)
+        return np.array(turned.convert('RGB'))
 
 
 def _read_batch(photos: Sequence[Photo]) -> np.ndarray:
@@ -195,7 +198,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """The size of :func:`read_rgb`'s image, from the file's header."""
     with _opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        if isinstance(image, TiffImageFile):  # `size` is turned already in newer versions of Pillow
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        turned = 5 <= image.getexif().get(_ORIENTATION, 1) <= 8
     return (width, height) if turned else (height, width)
 
 
