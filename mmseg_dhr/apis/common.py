@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..formats import OutputFolder, open_output, read_mask
 from ..utils import UserError
+from ..utils.checks import check_depth
 from ..utils.throughput import Throughput
 
 __all__ = [
@@ -182,7 +183,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """Read an image as uint8 RGB (H, W, 3), turned as its EXIF orientation says.
 
     Raises:
-        UserError: If the file is missing or damaged.
+        UserError: If the file is missing or damaged, or has more than 8 bits a colour.
     """
     with _opened(path) as image:
         # Pillow turns a TIFF as it reads it, and in old versions would turn it again here.
@@ -208,6 +209,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
+            check_depth(image, path)
             yield image
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such image.') from error

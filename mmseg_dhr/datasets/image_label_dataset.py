@@ -5,14 +5,17 @@ import filecmp
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from ..utils import UserError
+from ..utils.checks import check_depth
 from ..utils.config import DATA_ROOT_VARIABLE
 from .coco_objects import colour_map
 from .labels import IMAGE_SUFFIXES as LOWER_SUFFIXES
@@ -23,6 +26,7 @@ __all__ = ['ImageLabelDataset', 'count_names', 'labels_source', 'use_photos']
 BACKGROUND = 'background'
 # Of any case here; both are named because an exported config matches them to the letter.
 IMAGE_SUFFIXES = tuple(sorted(LOWER_SUFFIXES | {suffix.upper() for suffix in LOWER_SUFFIXES}))
+_MAYBE_DEEP = ('.png', '.tif', '.tiff')  # the others have 8 bits a colour
 _NAMED = ('csv', 'folders', 'json')  # kinds of labels that hold names
 
 
@@ -45,7 +49,8 @@ class ImageLabelDataset(BaseSegDataset):
             ``data_prefix=dict(img_path=...)`` above all.
 
     Raises:
-        UserError: If there is no such folder, no photo in it, or two photos have the same name.
+        UserError: If there is no such folder, no photo in it, two photos have the same name, or one
+            has more than 8 bits a colour.
     """
 
     def __init__(self, labels: str | Mapping[str, Any] | None = None,
@@ -71,6 +76,7 @@ class ImageLabelDataset(BaseSegDataset):
         if not files:
             raise UserError(f'{folder}: expected photos ({", ".join(self.img_suffix)}), but found '
                             'none.')
+        _check_depths(files)
         return [dict(img_path=str(file), label_map=self.label_map,
                      reduce_zero_label=self.reduce_zero_label, seg_fields=[]) for file in files]
 
@@ -89,6 +95,15 @@ def _distinct(files: Sequence[Path]) -> list[Path]:
                             f'names the masks made from it, but {other} and {file} are different '
                             'photos of one name. Rename one of them.')
     return list(first.values())
+
+
+def _check_depths(files: Sequence[Path]) -> None:
+    """Refuse photos of more than 8 bits. A damaged one is named when its turn comes."""
+    for file in files:
+        if file.suffix.lower() in _MAYBE_DEEP:
+            with suppress(OSError, SyntaxError, Image.DecompressionBombError), \
+                    Image.open(file) as image:
+                check_depth(image, file)
 
 
 def labels_source(labels: str | Mapping[str, Any]) -> dict[str, Any]:

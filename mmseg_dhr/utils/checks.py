@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
-__all__ = ['check_checkpoint', 'check_datasets', 'check_state', 'leaf_datasets',
+__all__ = ['check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
            'naming_broken_files', 'read_checkpoint']
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
@@ -136,6 +136,22 @@ def naming_broken_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterat
                                 f'{height}x{width} (HxW), but found {found[1]}x{found[0]}. Replace '
                                 'it, or take the image off the list.') from error
         raise
+
+
+def check_depth(image: Image.Image, path: str | os.PathLike) -> None:
+    """Refuse a photo whose values are no bytes: Pillow cuts them off at 255 and makes it white.
+
+    Args:
+        image (Image.Image): Opened; only its header is looked at.
+        path (str | PathLike): Its file.
+
+    Raises:
+        UserError: If it is a grey image of 16 or 32 bits, or one of floating point numbers.
+    """
+    if image.mode.startswith(('I', 'F')):
+        raise UserError(f"{path}: expected a photo of 8 bits a colour, but found Pillow's mode "
+                        f'{image.mode!r} (16-bit, 32-bit or floating point grey). Convert it to 8 '
+                        'bits, from 0 for black to 255 for white.')
 
 
 def _size_of(path: str) -> tuple[int, int]:

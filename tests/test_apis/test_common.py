@@ -235,6 +235,15 @@ class TestReadRGB:
         turned = orientation in (5, 6, 8)
         assert image_size(path) == read_rgb(path).shape[:2] == ((6, 4) if turned else (4, 6))
 
+    @pytest.mark.parametrize(('suffix', 'dtype'), [
+        ('.png', np.uint16), ('.tif', np.uint16), ('.tif', np.int32), ('.tif', np.float32)])
+    def test_more_than_8_bits(self, tmp_path, suffix, dtype) -> None:
+        path = tmp_path / f'image{suffix}'
+        Image.fromarray(np.full((4, 6), 300, dtype)).save(path)
+        for read in (read_rgb, image_size):
+            with pytest.raises(UserError, match=rf'image\{suffix}: .* 8 bits a colour, .*Convert'):
+                read(path)
+
     def test_missing(self, tmp_path) -> None:
         with pytest.raises(UserError, match=r'gone\.png: no such image'):
             read_rgb(tmp_path / 'gone.png')

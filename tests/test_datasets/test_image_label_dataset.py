@@ -121,6 +121,20 @@ def test_a_folder_without_photos(tmp_path):
         build(tmp_path)
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.TIF'])
+def test_a_photo_of_16_bits(root, suffix):
+    """Pillow would make it white."""
+    path = root / 'images' / f'deep{suffix}'
+    Image.fromarray(np.full((6, 10), 300, np.uint16)).save(path)
+    with pytest.raises(UserError, match=rf'deep\{suffix}: expected a photo of 8 bits a colour'):
+        build(root)
+
+
+def test_a_damaged_photo_is_left_for_its_turn(root):
+    (root / 'images/broken.png').write_bytes(b'none')
+    assert 'broken.png' in names(build(root))
+
+
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
 def test_every_stage_turns_a_photo_alike(tmp_path, orientation, suffix):
