@@ -1,10 +1,9 @@
 # STEGO's head on your own photos: no tags, no masks. Copy this file and edit the first block.
 _base_ = ['raw_vits14_vocmini.py']
 photos = dict(
-    type='BaseSegDataset',
+    type='ImageLabelDataset',
     data_root='{{$MMSEG_DHR_DATA:data/photos}}',
-    data_prefix=dict(img_path='images'),
-    img_suffix='.jpg')
+    data_prefix=dict(img_path='images'))
 
 train_dataloader = dict(
     dataset=dict(neighbours_dir='{work_dir}/neighbours', masks=False,

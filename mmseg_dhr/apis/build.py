@@ -8,9 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
 
-from ..utils import UserError, check_checkpoint
+from ..utils import UserError
+from ..utils.checks import check_state, read_checkpoint
 
 __all__ = ['build_dataset', 'build_model', 'default_device']
 
@@ -42,8 +43,9 @@ def build_model(config: Config, checkpoint: str | Path | None,
         raise UserError(f'Expected a config whose model has `{method}`, such as a CAMClassifier or '
                         f'a DualEncoderSegmentor, but found {config.model.type}.')
     if checkpoint is not None:
-        check_checkpoint(model, checkpoint)
-        load_checkpoint(model, str(checkpoint), map_location='cpu')
+        state, _ = read_checkpoint(checkpoint)
+        check_state(model, state, checkpoint)
+        load_state_dict(model, state)
     return model.to(device or default_device()).eval()
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from tqdm import tqdm
 
 from ..formats import Manifest, OutputFolder, open_output, read_mask
 from ..utils import UserError
+from ..utils.checks import check_depth
 from ..utils.throughput import Throughput
 
 __all__ = [
@@ -193,10 +195,12 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """Read an image as uint8 RGB (H, W, 3), turned as its EXIF orientation says.
 
     Raises:
-        UserError: If the file is missing or damaged.
+        UserError: If the file is missing or damaged, or has more than 8 bits a colour.
     """
     with _opened(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+        # Pillow turns a TIFF as it reads it, and in old versions would turn it again here.
+        turned = image if isinstance(image, TiffImageFile) else ImageOps.exif_transpose(image)
+        return np.array(turned.convert('RGB'))
 
 
 def _read_batch(photos: Sequence[Photo]) -> np.ndarray:
@@ -207,7 +211,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """The size of :func:`read_rgb`'s image, from the file's header."""
     with _opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        if isinstance(image, TiffImageFile):  # `size` is turned already in newer versions of Pillow
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        turned = 5 <= image.getexif().get(_ORIENTATION, 1) <= 8
     return (width, height) if turned else (height, width)
 
 
@@ -215,6 +221,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
+            check_depth(image, path)
             yield image
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such image.') from error

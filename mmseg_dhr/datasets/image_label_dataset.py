@@ -4,25 +4,29 @@ from __future__ import annotations
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from ..utils import UserError
+from ..utils.checks import check_depth
 from ..utils.config import DATA_ROOT_VARIABLE
 from .coco_objects import colour_map
 from .labels import IMAGE_SUFFIXES as LOWER_SUFFIXES
-from .labels import READERS, ClassIndex
+from .labels import READERS, ClassIndex, id_of_entry
 
-__all__ = ['ImageLabelDataset', 'count_names', 'labels_source', 'use_photos']
+__all__ = ['ImageLabelDataset', 'labels_source', 'read_names', 'use_photos']
 
 BACKGROUND = 'background'
 # Of any case here; both are named because an exported config matches them to the letter.
 IMAGE_SUFFIXES = tuple(sorted(LOWER_SUFFIXES | {suffix.upper() for suffix in LOWER_SUFFIXES}))
+_MAYBE_DEEP = ('.png', '.tif', '.tiff')  # the others have 8 bits a colour
 _NAMED = ('csv', 'folders', 'json')  # kinds of labels that hold names
 
 
@@ -30,34 +34,37 @@ _NAMED = ('csv', 'folders', 'json')  # kinds of labels that hold names
 class ImageLabelDataset(BaseSegDataset):
     """Photos in a folder, without masks; for training inside :class:`TaggedDataset`.
 
-    Sub-folders are searched. Suffixes may be mixed, in capitals or not. Every photo needs a file
-    name of its own, because that names its masks; copies of one photo in several folders (one
-    folder per class) count once.
+    Sub-folders are searched, linked ones too. Suffixes may be mixed, in capitals or not. Every
+    photo needs a file name of its own, because that names its masks; copies of one photo in several
+    folders (one folder per class) count once.
 
     Args:
         labels (str | dict, optional): Where the class names come from if ``metainfo`` does not give
             them, see :func:`labels_source`; below ``data_root``. Defaults to None.
         metainfo (dict, optional): ``classes``, the background first, and ``palette``. Without a
             palette the colours are VOC's. Defaults to None.
-        img_suffix (Sequence[str]): Suffixes of images. Defaults to those that can be read, in small
-            letters and in capitals.
+        img_suffix (str | Sequence[str]): Suffixes of images. Defaults to those that can be read, in
+            small letters and in capitals.
         **kwargs: Arguments of ``BaseSegDataset``, ``data_root`` and
             ``data_prefix=dict(img_path=...)`` above all.
 
     Raises:
-        UserError: If there is no such folder, no photo in it, or two photos have the same name.
+        UserError: If there is no such folder, no photo in it, two photos have the same name, or one
+            has more than 8 bits a colour.
     """
 
     def __init__(self, labels: str | Mapping[str, Any] | None = None,
                  metainfo: Mapping[str, Any] | None = None,
-                 img_suffix: Sequence[str] = IMAGE_SUFFIXES,
+                 img_suffix: str | Sequence[str] = IMAGE_SUFFIXES,
                  **kwargs: Any) -> None:
+        suffixes = (img_suffix, ) if isinstance(img_suffix, str) else tuple(img_suffix)
         meta = dict(metainfo or {})
         if labels is not None and 'classes' not in meta:
-            meta['classes'] = (BACKGROUND, *count_names(kwargs.get('data_root') or '', labels))
+            tags = read_names(kwargs.get('data_root') or '', labels)
+            meta['classes'] = (BACKGROUND, *_all_names(tags))
         if 'classes' in meta:
             meta.setdefault('palette', colour_map(len(meta['classes'])))
-        super().__init__(metainfo=meta, img_suffix=tuple(img_suffix), **kwargs)
+        super().__init__(metainfo=meta, img_suffix=suffixes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """One info per photo, in the order of the paths."""
@@ -65,18 +72,27 @@ class ImageLabelDataset(BaseSegDataset):
         if not folder.is_dir():
             raise UserError(f'{folder}: no such folder of photos. Set `data_root` and '
                             '`data_prefix.img_path` of the data set.')
-        files = _distinct(sorted(file for file in folder.rglob('*')
-                                 if file.suffix.lower() in self.img_suffix
-                                 and not _hidden(file.relative_to(folder))))
+        files = _distinct(sorted(_files_below(folder, self.img_suffix)))
         if not files:
             raise UserError(f'{folder}: expected photos ({", ".join(self.img_suffix)}), but found '
                             'none.')
+        _check_depths(files)
         return [dict(img_path=str(file), label_map=self.label_map,
                      reduce_zero_label=self.reduce_zero_label, seg_fields=[]) for file in files]
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith('.') for part in path.parts)
+def _files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Files of these suffixes in a folder, its sub-folders and folders that are links."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link may lead back to a folder that it is in
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != '.')
+        yield from (Path(parent, name) for name in names
+                    if name[0] != '.' and Path(name).suffix.lower() in suffixes)
 
 
 def _distinct(files: Sequence[Path]) -> list[Path]:
@@ -89,6 +105,15 @@ def _distinct(files: Sequence[Path]) -> list[Path]:
                             f'names the masks made from it, but {other} and {file} are different '
                             'photos of one name. Rename one of them.')
     return list(first.values())
+
+
+def _check_depths(files: Sequence[Path]) -> None:
+    """Refuse photos of more than 8 bits. A damaged one is named when its turn comes."""
+    for file in files:
+        if file.suffix.lower() in _MAYBE_DEEP:
+            with suppress(OSError, SyntaxError, Image.DecompressionBombError), \
+                    Image.open(file) as image:
+                check_depth(image, file)
 
 
 def labels_source(labels: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -111,18 +136,19 @@ def labels_source(labels: str | Mapping[str, Any]) -> dict[str, Any]:
     return dict(type=kinds[suffix], path=labels)
 
 
-def count_names(data_root: str, labels: str | Mapping[str, Any]) -> dict[str, int]:
-    """The names of all tags but the background, and how many photos each has.
+def read_names(data_root: str, labels: str | Mapping[str, Any]) -> dict[str, set[str]]:
+    """The names of each photo's tags but the background.
 
     Args:
         data_root (str): Folder that the labels are below.
         labels (str | Mapping): See :func:`labels_source`.
 
     Returns:
-        dict[str, int]: In alphabetical order.
+        dict[str, set[str]]: By the photo's entry in the labels: its id or file name.
 
     Raises:
-        UserError: If the labels are not there, hold no names, or indices instead of names.
+        UserError: If the labels are not there, hold no names, indices instead of names, or a name
+            with a comma.
     """
     source = labels_source(labels)
     path = Path(data_root, source['path'])
@@ -131,16 +157,28 @@ def count_names(data_root: str, labels: str | Mapping[str, Any]) -> dict[str, in
     if not path.exists():
         raise UserError(f'{path}: no such labels, which the class names are read from. Check '
                         f'`data_root` and `labels`, or give the names as `classes`.')
-    counts: Counter[str] = Counter()
-    for image_id, tags in READERS[source['type']](path, _AnyName(), None):
-        for tag in tags:
-            if not isinstance(tag, str) or tag.strip().isdecimal():
-                raise UserError(f'{path}, image {image_id!r}: expected names, but found {tag!r}: '
-                                'labels that are indices need `classes`.')
-        counts.update({tag.strip() for tag in tags} - {BACKGROUND})
-    if not counts:
+    names: dict[str, set[str]] = {}
+    for entry, tags in READERS[source['type']](path, _AnyName(), None):
+        names[entry] = {_name(tag, f'{path}, image {entry!r}') for tag in tags} - {BACKGROUND}
+    if not any(names.values()):
         raise UserError(f'{path}: expected tags, but found none.')
-    return dict(sorted(counts.items()))
+    return names
+
+
+def _name(tag: Any, where: str) -> str:
+    """A tag that can be the name of a class."""
+    if not isinstance(tag, str) or tag.strip().isdecimal():
+        raise UserError(f'{where}: expected names, but found {tag!r}: labels that are indices need '
+                        '`classes`.')
+    if ',' in tag:
+        raise UserError(f'{where}: expected one name, but found {tag!r}. Several names are joined '
+                        'by semicolons in a CSV file, and strings of their own in a JSON file. If '
+                        'this is one name, give all names as `classes`.')
+    return tag.strip()
+
+
+def _all_names(names: Mapping[str, set[str]]) -> list[str]:
+    return sorted(set().union(*names.values()))
 
 
 class _AnyName(ClassIndex):
@@ -182,14 +220,27 @@ def use_photos(config: Any, data_root: str, images: str = '',
     """
     root = os.environ.get(DATA_ROOT_VARIABLE) or data_root
     if classes is None:
-        counts = count_names(root, labels)
-        classes = list(counts)
-        print_log('Classes, with their photos: '
-                  + ', '.join(f'{name} {count}' for name, count in counts.items()))
+        tags = read_names(root, labels)
+        classes = _all_names(tags)
+        _log_counts(tags, classes, Path(root, images))
     names = (BACKGROUND, *(name for name in classes if name != BACKGROUND))
     photos = dict(data_root=root, data_prefix=dict(img_path=images),
                   metainfo=dict(classes=names, palette=colour_map(len(names))))
     _update(config, photos, labels_source(labels), len(names))
+
+
+def _log_counts(tags: Mapping[str, set[str]], classes: Sequence[str], folder: Path) -> None:
+    """Say how many photos each class has, and which entries of the labels have no photo."""
+    photos = {file.stem for file in _files_below(folder, IMAGE_SUFFIXES)}
+    found = {entry: names for entry, names in tags.items() if id_of_entry(entry, photos) in photos}
+    counts = Counter(name for names in found.values() for name in names)
+    print_log('Classes, with their photos: '
+              + ', '.join(f'{name} {counts[name]}' for name in classes))
+    absent = [entry for entry in tags if entry not in found]
+    if absent:
+        print_log(f'{len(absent)} of {len(tags)} entries of the labels have no photo in {folder} '
+                  f'and are not counted, such as {", ".join(absent[:3])}. Photos are files of '
+                  f'{", ".join(sorted(LOWER_SUFFIXES))}.')
 
 
 def _update(node: Any, photos: Mapping[str, Any], labels: Mapping[str, Any],

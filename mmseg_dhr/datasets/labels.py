@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from tqdm import tqdm
 
 from ..formats import load_npy, read_mask
 
-__all__ = ['IMAGE_SUFFIXES', 'READERS', 'ClassIndex', 'mask_labels', 'read_image_labels']
+__all__ = ['IMAGE_SUFFIXES', 'READERS', 'ClassIndex', 'id_of_entry', 'mask_labels',
+           'read_image_labels']
 
 Tags = tuple[int, ...]
 Entries = Iterable[tuple[str, Iterable[Any]]]
 
+MAX_CLASSES = 255  # 255 itself is no label
 IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
@@ -51,6 +54,11 @@ class ClassIndex:
         if background_index is not None and not 0 <= background_index < len(self.classes):
             raise ValueError(f'Expected `background_index` to be None or in [0, '
                              f'{len(self.classes)}), but got {background_index}.')
+        if len(self.classes) > MAX_CLASSES:
+            raise ValueError(f'Expected at most {MAX_CLASSES} classes, the background included, '
+                             'because a mask has 8 bits and 255 is ignored in it, but got '
+                             f'{len(self.classes)}: {", ".join(self.classes[:3])}, ... Leave out '
+                             'names, or give those that count as `classes`.')
 
     @property
     def foreground(self) -> Tags:
@@ -149,9 +157,7 @@ def _collect(entries: Entries, path: Path, index: ClassIndex, ids: Sequence[str]
     seen: set[str] = set()
     labels: dict[str, Tags] = {}
     for name, values in entries:
-        stem, dot, suffix = name.rpartition('.')
-        is_file = f'.{suffix.lower()}' in IMAGE_SUFFIXES and name not in (wanted or ())
-        image_id = stem if dot and is_file else name
+        image_id = id_of_entry(name, wanted or ())
         if image_id in seen:
             raise ValueError(f'{path}: image id {image_id!r} occurs twice.')
         seen.add(image_id)
@@ -169,10 +175,27 @@ def _collect(entries: Entries, path: Path, index: ClassIndex, ids: Sequence[str]
     return labels
 
 
+def id_of_entry(entry: str, ids: Collection[str]) -> str:
+    """The id that an entry means: itself if it is one of ``ids``, else without image suffix."""
+    stem, dot, suffix = entry.rpartition('.')
+    is_file = dot and f'.{suffix.lower()}' in IMAGE_SUFFIXES and entry not in ids
+    return stem if is_file else entry
+
+
+def _read_text(path: Path) -> str:
+    """Text in UTF-8; a spreadsheet may put a mark in front of it."""
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: expected text in UTF-8, but found another encoding ({error}). '
+                         'Save the file as UTF-8; in a spreadsheet: as "CSV UTF-8".') from error
+
+
 def _read_json(path: Path, index: ClassIndex, ids: Sequence[str] | None) -> Entries:
+    text = _read_text(path)
     try:
         # As pairs: a plain dict would silently keep the last of two equal ids.
-        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_Pairs)
+        content = json.loads(text, object_pairs_hook=_Pairs)
     except ValueError as error:
         raise ValueError(f'{path}: not a JSON file ({error}).') from error
     if not isinstance(content, _Pairs):
@@ -190,19 +213,18 @@ class _Pairs(list):
 
 
 def _read_csv(path: Path, index: ClassIndex, ids: Sequence[str] | None) -> Entries:
-    with open(path, newline='', encoding='utf-8-sig') as file:
-        rows = csv.reader(file)
-        header = [cell.strip() for cell in next(rows, [])]
-        if header != ['id', 'labels']:
-            raise ValueError(f'{path}: expected the header `id,labels`, but found '
-                             f'{",".join(header)!r}.')
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != 2:
-                raise ValueError(f'{path}, line {rows.line_num}: expected two columns (labels '
-                                 f'joined by semicolons), but found {len(row)}: {row}.')
-            yield row[0].strip(), [cell for cell in row[1].split(';') if cell.strip()]
+    rows = csv.reader(io.StringIO(_read_text(path)))
+    header = [cell.strip() for cell in next(rows, [])]
+    if header != ['id', 'labels']:
+        raise ValueError(f'{path}: expected the header `id,labels`, but found '
+                         f'{",".join(header)!r}.')
+    for row in rows:
+        if not any(cell.strip() for cell in row):
+            continue  # spreadsheets leave such rows below the last
+        if len(row) != 2:
+            raise ValueError(f'{path}, line {rows.line_num}: expected two columns (labels joined '
+                             f'by semicolons), but found {len(row)}: {row}.')
+        yield row[0].strip(), [cell for cell in row[1].split(';') if cell.strip()]
 
 
 def _read_folders(path: Path, index: ClassIndex, ids: Sequence[str] | None) -> Entries:

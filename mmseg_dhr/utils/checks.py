@@ -12,9 +12,10 @@ from mmengine.runner import CheckpointLoader
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from ..formats import load_torch_file
 from .errors import UserError
 
-__all__ = ['check_checkpoint', 'check_datasets', 'check_state', 'leaf_datasets',
+__all__ = ['check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
            'naming_broken_files', 'read_checkpoint']
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
@@ -138,6 +139,22 @@ def naming_broken_files(cfg: Mapping[str, Any], splits: Sequence[str]) -> Iterat
         raise
 
 
+def check_depth(image: Image.Image, path: str | os.PathLike) -> None:
+    """Refuse a photo whose values are no bytes: Pillow cuts them off at 255 and makes it white.
+
+    Args:
+        image (Image.Image): Opened; only its header is looked at.
+        path (str | PathLike): Its file.
+
+    Raises:
+        UserError: If it is a grey image of 16 or 32 bits, or one of floating point numbers.
+    """
+    if image.mode.startswith(('I', 'F')):
+        raise UserError(f"{path}: expected a photo of 8 bits a colour, but found Pillow's mode "
+                        f'{image.mode!r} (16-bit, 32-bit or floating point grey). Convert it to 8 '
+                        'bits, from 0 for black to 255 for white.')
+
+
 def _size_of(path: str) -> tuple[int, int]:
     """Width and height of an image file that can be decoded as a whole.
 
@@ -219,21 +236,35 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
         tuple[dict, dict]: The state dict without the prefix of a distributed wrapper, and ``meta``.
 
     Raises:
-        UserError: If the file is missing or broken.
+        UserError: If the file is missing or broken, or asks for more than tensors, plain containers
+            and what mmengine writes beside them.
     """
     path = os.fspath(path)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'{path}: no such checkpoint. Expected the .pth file of a training, found '
                         'in its `--work-dir`.')
+    checkpoint = _load_url(path) if '://' in path else _load_local(path)
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not isinstance(state, dict):
+        raise UserError(f'{path}: expected a checkpoint with a `state_dict`, but found '
+                        f'{type(state).__name__}.')
+    return ({name.removeprefix('module.'): value for name, value in state.items()
+             if isinstance(value, Tensor)}, checkpoint.get('meta') or {})
+
+
+def _load_local(path: str) -> Any:
+    """Read a file through this package's allow-list, whatever the version of torch."""
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        return load_torch_file(path)
+    except ValueError as error:  # the text names the file
+        raise UserError(f'{error} Expected a checkpoint of weights, as a training writes it.') \
+            from error
+
+
+def _load_url(path: str) -> Any:
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except Exception as error:  # torch and pickle raise types of many kinds for a broken file
         first = str(error).strip().split('\n')[0]
         raise UserError(f'{path}: not a checkpoint that can be read '
                         f'({type(error).__name__}: {first}).') from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'{path}: expected a checkpoint with a `state_dict`, but found '
-                        f'{type(checkpoint).__name__}.')
-    state = checkpoint.get('state_dict', checkpoint)
-    return ({name.removeprefix('module.'): value for name, value in state.items()
-             if isinstance(value, Tensor)}, checkpoint.get('meta') or {})

@@ -22,6 +22,18 @@ def test_model_with_its_weights(tiny_model, tmp_path) -> None:
     assert model(torch.zeros(1, 3, 32, 32), mode='tensor').isfinite().all()  # no SyncBN left
 
 
+def test_a_checkpoint_is_read_once(tiny_model, tmp_path, monkeypatch) -> None:
+    """By the reader with an allow-list, and not again by mmengine."""
+    config = Config(dict(model=tiny_model()))
+    model = build_model(config, None, torch.device('cpu'))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    read = []
+    monkeypatch.setattr(torch, 'load', lambda *args, load=torch.load, **options:
+                        read.append(options) or load(*args, **options))
+    build_model(config, tmp_path / 'weights.pth')
+    assert [options['pickle_module'].__name__ for options in read] == ['restricted_pickle']
+
+
 def test_missing_checkpoint(tiny_model, tmp_path) -> None:
     with pytest.raises(UserError, match=r'gone\.pth'):
         build_model(Config(dict(model=tiny_model())), tmp_path / 'gone.pth')

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmseg_dhr.apis import Photo, common, list_photos, read_rgb
+from mmseg_dhr.apis.common import image_size
 from mmseg_dhr.formats import Manifest
 from mmseg_dhr.utils import UserError
 
@@ -214,12 +215,34 @@ class TestReadRGB:
         assert array.dtype == np.uint8 and array.shape == (4, 5, 3)
         assert np.array_equal(array, np.asarray(image.convert('RGB')))
 
-    def test_orientation(self, tmp_path) -> None:
+    @pytest.mark.parametrize('suffix', ['.png', '.tif'])
+    def test_orientation(self, tmp_path, suffix) -> None:
         image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
         exif = image.getexif()
         exif[0x0112] = 6  # to be turned clockwise
-        image.save(tmp_path / 'image.png', exif=exif)
-        assert np.array_equal(read_rgb(tmp_path / 'image.png'), np.rot90(np.asarray(image), -1))
+        path = tmp_path / f'image{suffix}'
+        image.save(path, exif=exif)
+        assert np.array_equal(read_rgb(path), np.rot90(np.asarray(image), -1))
+
+    @pytest.mark.parametrize('orientation', [None, 1, 3, 5, 6, 8, 9])
+    @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif'])
+    def test_size_of_the_header_is_that_of_the_pixels(self, tmp_path, suffix, orientation) -> None:
+        exif = Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        path = tmp_path / f'image{suffix}'
+        Image.new('RGB', (6, 4)).save(path, exif=exif)
+        turned = orientation in (5, 6, 8)
+        assert image_size(path) == read_rgb(path).shape[:2] == ((6, 4) if turned else (4, 6))
+
+    @pytest.mark.parametrize(('suffix', 'dtype'), [
+        ('.png', np.uint16), ('.tif', np.uint16), ('.tif', np.int32), ('.tif', np.float32)])
+    def test_more_than_8_bits(self, tmp_path, suffix, dtype) -> None:
+        path = tmp_path / f'image{suffix}'
+        Image.fromarray(np.full((4, 6), 300, dtype)).save(path)
+        for read in (read_rgb, image_size):
+            with pytest.raises(UserError, match=rf'image\{suffix}: .* 8 bits a colour, .*Convert'):
+                read(path)
 
     def test_missing(self, tmp_path) -> None:
         with pytest.raises(UserError, match=r'gone\.png: no such image'):

@@ -61,6 +61,18 @@ def test_mixed_suffixes_and_folders(root):
     assert dataset.metainfo['palette'] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 
 
+def test_linked_folders(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    photo(elsewhere / 'deep/x.jpg')
+    (root / 'images/linked').symlink_to(elsewhere)
+    (elsewhere / 'deep/back').symlink_to(root / 'images')  # a circle
+    assert names(build(root)) == ['a.jpg', 'b.JPG', 'x.jpg', 'c.png', 'd.Jpeg']
+
+
+def test_one_suffix(root):
+    assert names(build(root, img_suffix='.jpg')) == ['a.jpg', 'b.JPG']
+
+
 @pytest.mark.parametrize('kind', ['csv', 'json', 'folders'])
 def test_the_same_tags_from_every_source(root, kind):
     tags = dict(a=['dog'], b=['cat', 'dog'], c=['cat'], d=['dog'])
@@ -107,6 +119,8 @@ def test_two_files_of_one_name(root, copy):
     (dict(labels=dict(type='npy', path='x.npy')), None, "type 'npy' hold no names"),
     (dict(labels='labels.csv'), 'id,labels\na,1\n', "labels.csv, image 'a': expected names"),
     (dict(labels='labels.csv'), 'id,labels\na,background\n', 'expected tags, but found none'),
+    (dict(labels='labels.csv'), 'id,labels\na,"person, dog"\n',
+     "labels.csv, image 'a': expected one name, but found 'person, dog'.*semicolons"),
 ])
 def test_errors(root, options, text, match):
     if text:
@@ -119,6 +133,20 @@ def test_a_folder_without_photos(tmp_path):
     (tmp_path / 'images').mkdir()
     with pytest.raises(UserError, match='images: expected photos .*, but found none'):
         build(tmp_path)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.TIF'])
+def test_a_photo_of_16_bits(root, suffix):
+    """Pillow would make it white."""
+    path = root / 'images' / f'deep{suffix}'
+    Image.fromarray(np.full((6, 10), 300, np.uint16)).save(path)
+    with pytest.raises(UserError, match=rf'deep\{suffix}: expected a photo of 8 bits a colour'):
+        build(root)
+
+
+def test_a_damaged_photo_is_left_for_its_turn(root):
+    (root / 'images/broken.png').write_bytes(b'none')
+    assert 'broken.png' in names(build(root))
 
 
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
@@ -182,6 +210,20 @@ def test_a_config_of_ten_lines(root, write, tmp_path):
     # own configs.
     config.dump(tmp_path / 'dumped.py')
     check(Config.fromfile(tmp_path / 'dumped.py'), root, ('background', 'cat', 'dog'))
+
+
+def test_counts_are_of_photos(root, write, capfd):
+    (root / 'labels.csv').write_text('id,labels\na.jpg,dog\nb,cat;dog\nx.HEIC,cat;cow\ny,dog\n')
+    check(load_config(write()), root, ('background', 'cat', 'cow', 'dog'))
+    text = ''.join(capfd.readouterr())
+    assert 'Classes, with their photos: cat 1, cow 0, dog 2\n' in text
+    assert f'2 of 4 entries of the labels have no photo in {root}/images' in text
+    assert 'such as x.HEIC, y.' in text
+
+
+def test_all_entries_have_a_photo(write, capfd):
+    load_config(write())
+    assert 'no photo' not in ''.join(capfd.readouterr())
 
 
 def test_classes_can_be_given_where_there_are_no_photos(write, tmp_path):

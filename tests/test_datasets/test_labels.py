@@ -98,6 +98,27 @@ class TestSources:
         path = write_csv(tmp_path, 'id,labels\na.JPG,cat\nb.c,dog\nd.png.jpeg,cat\n')
         assert read('csv', path, ids=ids) == {'a': (1, ), 'b.c': (2, ), 'd.png': (1, )}
 
+    @pytest.mark.parametrize('rows', [',', ' , ', ',,,', '  '])
+    def test_blank_rows_of_a_spreadsheet(self, tmp_path, rows):
+        path = write_csv(tmp_path, f'id,labels\na,cat\n{rows}\n{rows}\n')
+        assert read('csv', path) == {'a': (1, )}
+
+    @pytest.mark.parametrize('kind', ['csv', 'json'])
+    def test_mark_in_front_of_utf8(self, tmp_path, kind):
+        path = tmp_path / 'labels'
+        path.write_text('id,labels\na,cat\n' if kind == 'csv' else '{"a": ["cat"]}',
+                        encoding='utf-8-sig')
+        assert read(kind, path) == {'a': (1, )}
+
+    @pytest.mark.parametrize('encoding', ['cp1252', 'utf-16'])
+    @pytest.mark.parametrize('kind', ['csv', 'json'])
+    def test_other_encodings(self, tmp_path, kind, encoding):
+        path = tmp_path / 'labels'
+        path.write_text('id,labels\na,K\u00e4se\n' if kind == 'csv' else '{"a": ["K\u00e4se"]}',
+                        encoding=encoding)
+        with pytest.raises(ValueError, match='labels: expected text in UTF-8, .*"CSV UTF-8"'):
+            read(kind, path)
+
     def test_plain_values(self, tmp_path):
         """Tags are ints, not numpy's: they are hashed, compared and written as JSON."""
         for name, source in SOURCES.items():
@@ -206,6 +227,16 @@ class TestRules:
     def test_bad_source(self, source, error, message):
         with pytest.raises(error, match=message):
             read_image_labels(source, CLASSES, 0)
+
+    @pytest.mark.parametrize('count', [255, 256])
+    def test_more_classes_than_a_mask_has_labels(self, tmp_path, count):
+        classes = [f'c{i}' for i in range(count)]
+        path = write_json(tmp_path, {'a': [254]})
+        if count == 255:
+            assert read('json', path, classes=classes) == {'a': (254, )}
+        else:
+            with pytest.raises(ValueError, match='at most 255 classes, .* but got 256: c0, c1, c2'):
+                read('json', path, classes=classes)
 
     def test_bad_background_index(self, tmp_path):
         with pytest.raises(ValueError, match=r'`background_index` to be None or in \[0, 4\)'):

@@ -13,7 +13,7 @@ _base_ = ['{base}']
 train_dataloader = dict(
     batch_size=2, num_workers=0, persistent_workers=False,
     dataset=dict(num_neighbours=3, grid=4,
-                 dataset=dict(data_prefix=dict(img_path='JPEGImages'), img_suffix='.png')))
+                 dataset=dict(data_prefix=dict(img_path='JPEGImages'))))
 model = dict(encoder=dict(model_name='test_vit', checkpoint='vit.pth'), dim=8, num_clusters=5)
 train_cfg = dict(max_iters=2)
 """

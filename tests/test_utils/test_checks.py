@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from PIL import Image
 from torch import nn
 
@@ -159,3 +162,40 @@ def test_read_checkpoint(tmp_path):
     read, read_meta = read_checkpoint(save(tmp_path / 'a.pth', state, meta=meta))
     assert torch.equal(read['weight'], state['weight'])
     assert read_meta == meta
+
+
+def test_read_a_checkpoint_of_a_runner(tmp_path):
+    """All of it is read, with the histories that mmengine keeps; torch 2.6 alone refuses these."""
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    sum(parameter.sum() for parameter in net.parameters()).backward()
+    optimizer.step()
+    hub = MessageHub('test_read_a_checkpoint_of_a_runner')
+    hub.update_scalar('train/loss', np.float32(.5))
+    hub.update_info('iter', np.int64(7))
+    path = save(tmp_path / 'a.pth', net.state_dict(), meta=dict(iter=7, seed=None),
+                optimizer=optimizer.state_dict(), message_hub=hub.state_dict())
+    state, meta = read_checkpoint(path)
+    assert meta == dict(iter=7, seed=None)
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
+    assert list(state) == list(net.state_dict())
+
+
+class Hostile:
+    """Its pickle makes a folder."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path, )
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_nothing_of_a_hostile_checkpoint_is_run(tmp_path, legacy):
+    """With any version of torch."""
+    torch.save(dict(state_dict=Net().state_dict(), meta=Hostile(tmp_path / 'made')),
+               tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r'a\.pth: the pickle asks for posix\.mkdir'):
+        check_checkpoint(Net(), tmp_path / 'a.pth')
+    assert not (tmp_path / 'made').exists()

@@ -69,6 +69,38 @@ def test_missing_config():
         load_config('absent.py')
 
 
+@pytest.mark.parametrize(('text', 'line', 'why'), [
+    ('x = 1\ny = dict(a=[1)\n', 2, 'SyntaxError: closing parenthesis'),
+    ('x = 1\nz = x.y\n', 2, "AttributeError: 'int' object has no attribute 'y'"),
+    ('_base_ = []\nfrom mmseg_dhr.datasets import use_photos\nuse_photos({}, dataroot="a")\n', 3,
+     "TypeError: .*unexpected keyword argument 'dataroot'"),
+    ('x = 1\n\ndef f():\n    return {}["k"]\n\ny = f()\n', 4, 'KeyError: k'),
+])
+@pytest.mark.parametrize('of_a_base', [False, True])
+def test_a_config_that_cannot_be_read(tmp_path, monkeypatch, text, line, why, of_a_base):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'bad.py').write_text(text)
+    (tmp_path / 'good.py').write_text("_base_ = ['bad.py']\nx = 2\n")
+    with pytest.raises(UserError, match=rf'^{tmp_path}/bad\.py, line {line}: .*\({why}') as error:
+        load_config('good.py' if of_a_base else 'bad.py')
+    assert error.value.__cause__ is not None  # for --debug
+
+
+def test_what_the_package_says_of_a_config_stays(tmp_path):
+    (tmp_path / 'a.py').write_text(
+        '_base_ = []\nfrom mmseg_dhr.datasets import ClassIndex\nClassIndex(("a", ), 1)\n')
+    with pytest.raises(ValueError, match='^Expected `background_index`'):
+        load_config(tmp_path / 'a.py')
+
+
+@pytest.mark.parametrize('option', ['hooks.5.x', 'hooks.a', 'steps.x', 'nested.steps.x'])
+def test_an_option_that_does_not_fit(tmp_path, option):
+    (tmp_path / 'a.py').write_text(
+        'steps = 3\nhooks = [dict(a=1)]\nnested = dict(steps=3)\n')
+    with pytest.raises(UserError, match=rf'^`--cfg-options {option}=1` does not fit .*Error: '):
+        load_config(tmp_path / 'a.py', options={option: 1})
+
+
 def test_local_rank_has_both_spellings(config):
     assert parse(config, '--local-rank', '1').local_rank == 1
     assert parse(config, '--local_rank', '1').local_rank == 1
