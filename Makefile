@@ -20,7 +20,7 @@ env: ## Create the virtual environment (VENV, PYTHON, STACK=official|onedl)
 demo: env ## Run the method end to end on generated images
 	@$(BIN)/python tools/demo.py
 
-demo-full: env ## The same at full length
+demo-full: env ## The same at full length; also train on M_base and on true masks
 	@$(BIN)/python tools/demo.py --full
 
 demo-retab: env ## RETAB end to end on generated images: some classes have masks, the rest have tags

@@ -1,7 +1,9 @@
 # voc_r101.py with the SegFormer of MMSegmentation, MiT-B2; weights are fetched by MMEngine.
+# `_base_` stands before the import: mmengine takes a file that imports first for another kind of
+# config.
 _base_ = './voc_r101.py'
-# (mmengine would take a file with an import statement for another kind of config.)
-get_config = __import__('mmengine.hub', fromlist=['get_config']).get_config
+from mmengine.hub import get_config  # noqa: E402
+
 segformer = get_config('mmseg::segformer/segformer_mit-b2_8xb2-160k_ade20k-512x512.py').model
 segformer.decode_head.num_classes = _base_.num_classes
 model = dict(

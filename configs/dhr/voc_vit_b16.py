@@ -1,8 +1,10 @@
 # voc_r101.py with a plain ViT-B/16, whose CAM has stride 16, and the mask transformer of Segmenter;
 # both are MMSegmentation's, and MMEngine fetches the weights.
+# `_base_` stands before the import: mmengine takes a file that imports first for another kind of
+# config.
 _base_ = './voc_r101.py'
-# (mmengine would take a file with an import statement for another kind of config.)
-get_config = __import__('mmengine.hub', fromlist=['get_config']).get_config
+from mmengine.hub import get_config  # noqa: E402
+
 segmenter = get_config('mmseg::segmenter/segmenter_vit-b_mask_8xb1-160k_ade20k-512x512.py').model
 segmenter.backbone.init_cfg = dict(type='Pretrained', checkpoint=segmenter.pop('pretrained'))
 # The feature maps of Step 3: the blocks at three quarters and at the end.

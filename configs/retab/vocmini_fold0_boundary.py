@@ -1,5 +1,5 @@
 # RETAB (Zhou et al., BMVC 2022) on small photographs, fold 0 of PASCAL-5i. Step 1: boundaries,
-# from the true masks of base samples. All steps: configs/retab/README.md.
+# from the true masks of base samples. The commands of all steps: docs/en/retab.md.
 #   python tools/train.py configs/retab/vocmini_fold0_boundary.py
 #   python tools/make_boundaries.py configs/retab/vocmini_fold0_boundary.py \
 #       work_dirs/vocmini_fold0_boundary/iter_200.pth work_dirs/vocmini_fold0_affinity/boundaries

@@ -1,6 +1,8 @@
 # RETAB and DHR together, fold 0, instead of vocmini_fold0_segmentor.py: DHR's recursion on novel
-# samples, whose M_base are the masks of step 2 (in WORK_DIR/masks); base
-# samples keep their true masks.
+# samples, whose M_base are the masks of step 2 (in WORK_DIR/masks); base samples keep their true
+# masks.
+#   mkdir -p work_dirs/vocmini_fold0_dhr
+#   cp -r work_dirs/vocmini_fold0_segmentor/masks work_dirs/vocmini_fold0_dhr/
 #   python tools/train.py configs/retab/vocmini_fold0_dhr.py --cfg-options load_from=warmup.pth
 _base_ = ['vocmini_fold0_segmentor.py']
 train_dataloader = dict(

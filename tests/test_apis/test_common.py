@@ -159,8 +159,11 @@ class TestThreads:
         fed: list[int] = []
         feeder = threading.Thread(target=feed)
         feeder.start()
-        feeder.join(0.3)
-        assert fed == list(range(8)) and len(started) == 1  # the ninth call waits
+        deadline = time.monotonic() + 30
+        while (len(fed) < 8 or not started) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        feeder.join(0.2)  # time for a ninth call to return, if it did not wait
+        assert fed == list(range(8)) and len(started) == 1
         release.set()
         feeder.join(10)
         assert len(started) == 12

@@ -449,6 +449,16 @@ class TestSurface:
             assert torch.equal(ours.seg_logits.data, theirs.seg_logits.data)
         assert torch.equal(model(inputs, mode='tensor'), model.segmentor(inputs, mode='tensor'))
 
+    def test_channels_last_is_a_layout(self, build) -> None:
+        images = torch.randn(2, 3, 32, 32)
+        maps = []
+        for fast in (False, True):
+            model = build(channels_last=fast).eval()
+            weight = model.segmentor.backbone.layer1[0].conv1.weight  # 3x3: the two layouts differ
+            assert weight.is_contiguous(memory_format=torch.channels_last) is fast
+            maps.append(model(images))
+        torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3)
+
     def test_prediction_does_not_touch_the_uss_encoder(self, build) -> None:
         model = build().eval()
         model.uss_encoder.forward = None

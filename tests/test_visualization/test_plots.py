@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import runpy
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,7 +58,10 @@ def test_pictures(tmp_path) -> None:
         plot_pictures(tmp_path / 'none.png', [])
 
 
-def test_no_backend_is_chosen(tmp_path) -> None:
-    loaded = 'matplotlib.pyplot' in sys.modules
-    plot_lines(tmp_path / 'a.png', [0, 1], {'a': [0, 1]}, 'x', 'y')
-    assert ('matplotlib.pyplot' in sys.modules) == loaded
+def test_no_backend_is_chosen(tmp_path, monkeypatch) -> None:
+    """The module is loaded and draws where pyplot, which chooses one, cannot be imported."""
+    monkeypatch.delattr(matplotlib, 'pyplot', raising=False)
+    monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
+    plots = runpy.run_path(plot_lines.__code__.co_filename)
+    plots['plot_lines'](tmp_path / 'a.png', [0, 1], {'a': [0, 1]}, 'x', 'y')
+    assert (tmp_path / 'a.png').is_file()
