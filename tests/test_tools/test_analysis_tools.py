@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,10 +72,11 @@ def prepared(tmp_path_factory) -> Prepared:
 @pytest.fixture
 def analyse(run_tool, prepared):
     """Runs a command on the prepared data set."""
-    def run(tool: str, *arguments: object, weights: bool = True) -> int:
+    def run(tool: str, *arguments: object, weights: bool = True,
+            options: Sequence[str] = ()) -> int:
         checkpoint = [prepared.checkpoint] if weights else []
         return run_tool(f'analysis_tools/{tool}', CONFIG, *checkpoint, *arguments, '--work-dir',
-                        prepared.work_dir, '--cfg-options', *prepared.options)
+                        prepared.work_dir, '--cfg-options', *prepared.options, *options)
     return run
 
 
@@ -146,6 +148,31 @@ def test_label_probe(analyse, prepared, capsys) -> None:
         mask = read_mask(Path('predicted') / f'{image_id}.png')
         assert mask.shape == (64, 64) and set(np.unique(mask)) <= tagged
     assert 'base_masks' in capsys.readouterr().out
+
+
+def test_label_probe_on_masks_that_start_at_one(analyse, prepared) -> None:
+    """As ADE20K's: 0 is no class."""
+    for path in prepared.truth.glob('val_*.png'):
+        mask = read_mask(path)
+        write_mask(f'shifted/{path.stem}_x.png', np.where(mask == 255, 0, mask + 1),
+                   [[0, 0, 0]] * 10)
+    test_set = 'test_dataloader.dataset'
+    shifted = [f'{test_set}.data_prefix.img_path=JPEGImages', f'{test_set}.reduce_zero_label=True',
+               f'{test_set}.data_prefix.seg_map_path={Path("shifted").absolute()}',
+               f'{test_set}.seg_map_suffix=_x.png']
+    for out, options in (('plain', ()), ('read', shifted)):
+        assert analyse('label_probe', prepared.work_dir / 'base_masks', '--seeds', '0', '--iters',
+                       '2', '--no-truth', '--out', out, options=options) == 0
+    plain, read = (figures(f'{out}/label_probe.json')['figures'] for out in ('plain', 'read'))
+    assert plain == read
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    ('test_dataloader.dataset.data_prefix.img_path=JPEGImages', 'data_prefix.seg_map_path`'),
+    ('test_dataloader=None', 'no `test_dataloader`')])
+def test_label_probe_without_a_test(analyse, prepared, capsys, option, message) -> None:
+    assert analyse('label_probe', prepared.work_dir / 'base_masks', options=[option]) == 2
+    assert f'{message}, ' in capsys.readouterr().err.strip().split('\n')[-1]
 
 
 def test_uss_choice(analyse, run_tool, prepared, capsys) -> None:
