@@ -225,6 +225,18 @@ def test_adjacent_regions(analyse, prepared, capsys) -> None:
     assert 'is no class of the data set' in capsys.readouterr().err
 
 
+def test_adjacent_regions_errors(analyse, prepared, capsys) -> None:
+    Path('groups.json').write_text(json.dumps(dict(a=SCENE_CLASSES[1:])))
+    write_mask(f'wrong/{IDS[0]}.png', np.full((64, 64), 9), [[0, 0, 0]])
+    Path('empty').mkdir()
+    for folder, message in [('empty', 'no true mask for image'),
+                            ('wrong', 'Expected labels in [0, 9)')]:
+        assert analyse('adjacent_regions', '--groups', 'groups.json', weights=False,
+                       options=[f'score_masks={Path(folder).absolute()}']) == 2
+        line = capsys.readouterr().err.strip().split('\n')[-1]
+        assert f'{folder}/{IDS[0]}.png: {message}' in line
+
+
 def test_point_heatmaps(analyse, prepared, capsys) -> None:
     assert analyse('point_heatmaps', IDS[0], '--out', 'heat.png', '--points', '10,20', '63,0') == 0
     assert Image.open('heat.png').size[0] > 200
