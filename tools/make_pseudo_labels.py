@@ -8,7 +8,7 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import write_pseudo_labels
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     args = parse_args()
     with friendly_errors(args.debug):
         config = config_from(args)
+        propagation_of(config.model)
         model = build_model(config, args.checkpoint)
         write_pseudo_labels(model, build_dataset(config), args.out_dir, args.stride,
                             args.batch_size, args.overwrite)

@@ -278,6 +278,20 @@ def test_training_time(analyse, prepared, capsys) -> None:
     assert f'with DHR / plain: {ratio["ratio"]:.2f}' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('tool', 'arguments'), [
+    ('ablation', ['weights.pth']), ('class_correlation', ['weights.pth']),
+    ('dhr_report', ['--checkpoint', 'weights.pth']), ('make_pseudo_labels', ['weights.pth', 'out']),
+    ('training_time', []), ('uss_choice', ['weights.pth', 'one=features'])])
+def test_a_config_without_dhr(run_tool, prepared, capsys, tool, arguments) -> None:
+    Path('weights.pth').symlink_to(prepared.checkpoint)
+    Path('features').symlink_to(prepared.work_dir / 'uss_features')
+    folder = '' if tool == 'make_pseudo_labels' else 'analysis_tools/'
+    base = CONFIG.with_name('scenes_r18_base.py')
+    assert run_tool(f'{folder}{tool}', base, *arguments, '--cfg-options', *prepared.options) == 2
+    line = capsys.readouterr().err.strip().split('\n')[-1]
+    assert line.startswith('error: Expected a config whose `model.propagation`')
+
+
 def test_per_class(run_tool, prepared, capsys) -> None:
     """Table 11: folders side by side."""
     base = prepared.work_dir / 'base_masks'

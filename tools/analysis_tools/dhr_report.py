@@ -16,7 +16,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 from mmengine.config import Config
 
 from mmseg_dhr.apis.analysis import truth_folder
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.apis.report import STAGE_NAMES, example_pictures, pick_examples, stage_report
 from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
 from mmseg_dhr.evaluation import MaskScores
@@ -66,6 +66,7 @@ def row(name: str, scores: MaskScores) -> tuple[str, ...]:
 def collect(config: Config, checkpoint: Path, stride: int | None, examples: int,
             batch_size: int) -> tuple[dict[str, MaskScores], list[tuple[str, dict]]]:
     """Scores by row name, and the pictures of some images."""
+    propagation_of(config.model)
     dataset = build_dataset(config)
     truth_dir = truth_folder(config, dataset)
     chosen = pick_examples(dataset, examples)

@@ -25,7 +25,7 @@ from mmseg_dhr.apis.analysis import (
     truth_folder,
     write_result,
 )
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.apis.common import list_photos
 from mmseg_dhr.apis.debiasing import DebiasSettings, learn_debiaser, score_debiased
 from mmseg_dhr.evaluation import Scores
@@ -63,8 +63,10 @@ def with_features(config: Config, folder: str) -> Config:
     """A copy of the config whose whole images come with the USS features of a folder.
 
     Raises:
-        UserError: If there is no such folder, or the config loads no cached features.
+        UserError: If there is no such folder, or the config has no propagation or loads no cached
+            features.
     """
+    propagation_of(config.model)
     if not Path(folder).is_dir():
         raise UserError(f'{folder}: no such folder of USS features. Make it with '
                         '`python tools/extract_uss_features.py`.')
