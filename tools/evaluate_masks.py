@@ -25,7 +25,7 @@ from mmseg_dhr.evaluation import (
 from mmseg_dhr.evaluation.folders import Matching
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, check_datasets
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 
 
 class Task(NamedTuple):
@@ -53,14 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--per-class', action='store_true',
                         help='print the IoU of each class; several folders stand side by side')
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
-    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)),
+    parser.add_argument('--jobs', type=positive_int, default=len(os.sched_getaffinity(0)),
                         help='processes (default: all cores)')
     add_config_arguments(parser)
     args = parser.parse_args()
     if not args.config and not (args.gt_dir and args.classes):
         parser.error('give --config, or --gt-dir and --classes')
-    if args.jobs < 1:
-        parser.error('--jobs must be at least 1')
     return args
 
 

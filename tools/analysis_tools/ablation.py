@@ -24,7 +24,7 @@ from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, wr
 from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.evaluation import Scores
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, plot_lines
 
 COMPONENTS = {
@@ -82,8 +82,9 @@ def parse_args() -> argparse.Namespace:
                         help='add rows whose class shares the segmentor estimates; the checkpoint '
                         'must have been trained on masks')
     parser.add_argument('--rows', nargs='+', help='only these rows, beside M_base')
-    parser.add_argument('--every', type=int, default=1, help='take every N-th image (default: 1)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--every', type=positive_int, default=1,
+                        help='take every N-th image (default: 1)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--masks', metavar='DIR', help='write the masks of every row to DIR/ROW')
     parser.add_argument('--out', help='folder of tables and plots (default: WORK_DIR/ablation)')
     add_config_arguments(parser)

@@ -21,7 +21,7 @@ from mmseg_dhr.apis.report import STAGE_NAMES, example_pictures, pick_examples, 
 from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
 from mmseg_dhr.evaluation import MaskScores
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, write_report
 
 HEADER = ('masks', 'mIoU', 'vanished %', 'rec<10 %', 'small rec<10 %', 'mIoU multi',
@@ -33,10 +33,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--checkpoint', help='default: the last one of the work directory')
-    parser.add_argument('--stride', type=int,
+    parser.add_argument('--stride', type=positive_int,
                         help='grid of the boundary correction in pixels (default: as in training)')
-    parser.add_argument('--examples', type=int, default=12, help='images on the page (default: 12)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--examples', type=positive_int, default=12,
+                        help='images on the page (default: 12)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--out', help='folder (default: WORK_DIR/report)')
     add_config_arguments(parser)
     return parser.parse_args()

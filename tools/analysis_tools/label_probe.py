@@ -36,7 +36,7 @@ from mmseg_dhr.datasets import novel_labels
 from mmseg_dhr.evaluation import base_novel_means
 from mmseg_dhr.formats import write_mask
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table
 
 HEADER = ('masks', 'test mIoU', 'spread', 'by seed')
@@ -51,7 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('masks', nargs='+', help='folders of {image id}.png')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2],
                         help='(default: 0 1 2)')
-    parser.add_argument('--iters', type=int, default=ProbeSettings().iters, help='(default: 400)')
+    parser.add_argument('--iters', type=positive_int, default=ProbeSettings().iters,
+                        help='(default: 400)')
     parser.add_argument('--novel', nargs='+', metavar='CLASS',
                         help='novel classes, or a fold such as pascal-5i/0: also give the means '
                         'over base and novel classes')
