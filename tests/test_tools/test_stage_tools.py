@@ -186,6 +186,22 @@ def test_report(run_tool, trained, capfd):
     assert page.count('prediction') >= 2 and 'M_base' in page
 
 
+def test_figures_of_a_report_are_whole_or_as_they_were(run_tool, trained, monkeypatch):
+    Path('report').mkdir()
+    Path('report/report.json').write_text('old')
+
+    def fail(path: Path, text: str) -> None:
+        path.write_bytes(b'half')
+        raise OSError('disk full')
+
+    config, *options = trained.arguments
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='disk full'):
+        patch.setattr(Path, 'write_text', fail)
+        run_tool('analysis_tools/dhr_report', config, '--examples', '1', '--stride', '4', '--out',
+                 'report', *options)
+    assert [path.read_text() for path in Path('report').iterdir()] == ['old']
+
+
 @pytest.mark.parametrize(('tool', 'arguments', 'message'), [
     ('make_cams', ['absent.pth', 'out'], 'absent.pth: no such checkpoint'),
     ('make_base_masks', ['absent.pth', 'out'], 'absent.pth: no such checkpoint'),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mmseg_dhr.visualization import plot_lines, plot_matrix
@@ -60,3 +62,19 @@ def test_no_backend_is_chosen(tmp_path) -> None:
     loaded = 'matplotlib.pyplot' in sys.modules
     plot_lines(tmp_path / 'a.png', [0, 1], {'a': [0, 1]}, 'x', 'y')
     assert ('matplotlib.pyplot' in sys.modules) == loaded
+
+
+@pytest.mark.parametrize('draw', [
+    lambda path: plot_lines(path, [0, 1], {'a': [0, 1]}, 'x', 'y'),
+    lambda path: plot_matrix(path, [[0]], ['a'], 'title'),
+    lambda path: plot_pictures(path, [[Picture('a', np.zeros((4, 4, 3), np.uint8))]])])
+def test_a_picture_is_whole_or_as_it_was(tmp_path, monkeypatch, draw) -> None:
+    def fail(figure: Figure, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError('disk full')
+
+    (tmp_path / 'a.png').write_bytes(b'old')
+    monkeypatch.setattr(Figure, 'savefig', fail)
+    with pytest.raises(OSError, match='disk full'):
+        draw(tmp_path / 'a.png')
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'old']

@@ -20,6 +20,7 @@ from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.apis.report import STAGE_NAMES, example_pictures, pick_examples, stage_report
 from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
 from mmseg_dhr.evaluation import MaskScores
+from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, write_report
@@ -108,10 +109,10 @@ def main() -> None:
                    f'{config.randomness.seed}, R_C on a grid of '
                    f'{args.stride or config.model.propagation.get("stride", 4)} px')
         out = Path(args.out or Path(config.work_dir) / 'report')
-        out.mkdir(parents=True, exist_ok=True)
         summary = {name: dict(all=s.compute().all.as_dict(), multi=s.compute().multi.as_dict())
                    for name, s in rows.items()}
-        (out / 'report.json').write_text(json.dumps(summary, indent=1))
+        with atomic_path(out / 'report.json') as temporary:
+            temporary.write_text(json.dumps(summary, indent=1) + '\n')
         write_report(out / 'index.html', f'DHR: {Path(args.config).stem}', pictures,
                      tables=[(caption, HEADER, table)])
         print(f'\n{caption}\n{format_table(HEADER, table)}\n\nPictures: {out / "index.html"}')
