@@ -249,6 +249,24 @@ def test_point_heatmaps(analyse, prepared, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_point_heatmaps_at_the_peaks_of_the_cams(analyse, prepared, capsys) -> None:
+    assert analyse('point_heatmaps', IDS[0], '--out', 'heat.png') == 0
+    (points, ) = re.findall(r'points (\[.*?\]),', capsys.readouterr().out.replace('\n', ','))
+    tags = set(np.unique(read_mask(prepared.truth / f'{IDS[0]}.png'))) - {0, 255}
+    assert len(re.findall(r'\(\d+, \d+\)', points)) == len(tags)
+    width, height = Image.open('heat.png').size
+    assert width > 200 and height > 100 * len(tags)  # a row for each
+
+
+def test_class_correlation_of_the_seeds(analyse, capsys) -> None:
+    assert analyse('class_correlation', '--out', 'out') == 0
+    seeds = figures('out/class_correlation.json')
+    assert seeds['settings']['masks'] == 'M_init'
+    assert analyse('class_correlation', '--truth', '--out', 'true') == 0
+    assert seeds['figures'] != figures('true/class_correlation.json')['figures']
+    assert 'masks M_init' in capsys.readouterr().out
+
+
 def test_class_correlation(analyse, capsys) -> None:
     assert analyse('class_correlation', '--truth', '--out', 'out', '--pairs', '3') == 0
     found = figures('out/class_correlation.json')['figures']
