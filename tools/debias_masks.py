@@ -13,7 +13,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis.build import build_dataset
 from mmseg_dhr.apis.debiasing import DebiasSettings, write_debiased_masks
-from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors, positive_int
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out_dir', help='folder for {image id}.png')
     parser.add_argument('--features', required=True, metavar='FOLDER',
                         help='cached USS features of all images')
-    parser.add_argument('--clusters', type=int, default=defaults.clusters,
+    parser.add_argument('--clusters', type=positive_int, default=defaults.clusters,
                         help='clusters of each class in an image (default: %(default)s)')
     parser.add_argument('--keep', type=float, default=defaults.keep,
                         help='share of the centroids of a class, those least like the background, '
@@ -39,8 +39,6 @@ def parse_args() -> argparse.Namespace:
                         help='removed pixels become 255 instead of background')
     add_common_arguments(parser)
     args = parser.parse_args()
-    if args.clusters < 1:
-        parser.error('--clusters must be at least 1')
     if not 0 < args.keep <= 1:
         parser.error('--keep must be above 0, and 1 at most')
     if not 0 <= args.threshold < 1:

@@ -5,7 +5,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ from mmseg_dhr.evaluation import (
 from mmseg_dhr.evaluation.folders import Matching
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, check_datasets
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
+
+LABELS = ('json', 'csv', 'npy')
 
 
 class Task(NamedTuple):
@@ -53,14 +56,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--per-class', action='store_true',
                         help='print the IoU of each class; several folders stand side by side')
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
-    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)),
+    parser.add_argument('--jobs', type=positive_int, default=len(os.sched_getaffinity(0)),
                         help='processes (default: all cores)')
     add_config_arguments(parser)
     args = parser.parse_args()
     if not args.config and not (args.gt_dir and args.classes):
         parser.error('give --config, or --gt-dir and --classes')
-    if args.jobs < 1:
-        parser.error('--jobs must be at least 1')
     return args
 
 
@@ -70,8 +71,8 @@ def background_of(classes: Sequence[str]) -> int | None:
     return names.index('background') if 'background' in names else None
 
 
-def task_of_config(args: argparse.Namespace, pred_dir: str) -> Task:
-    """Images, classes, tags and masks from a config.
+def tasks_of_config(args: argparse.Namespace) -> Callable[[str], Task]:
+    """What a config says of any folder of masks: images, classes, tags and true masks.
 
     Raises:
         UserError: If the config has no such data set or names no masks.
@@ -88,8 +89,8 @@ def task_of_config(args: argparse.Namespace, pred_dir: str) -> Task:
         root = getattr(getattr(dataset, 'dataset', dataset), 'data_root', None)
         gt_dir = os.path.join(root or '', cfg.score_masks)
     classes = dataset.metainfo['classes']
-    return Task(*list_pairs(dataset, pred_dir, gt_dir), classes,
-                getattr(dataset, 'background_index', background_of(classes)))
+    background = getattr(dataset, 'background_index', background_of(classes))
+    return lambda pred_dir: Task(*list_pairs(dataset, pred_dir, gt_dir), classes, background)
 
 
 def without_pipeline(dataset: dict[str, Any]) -> dict[str, Any]:
@@ -103,12 +104,20 @@ def without_pipeline(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_of_folders(args: argparse.Namespace, pred_dir: str) -> Task:
-    """Images, masks and tags from folders and files."""
+    """Images, masks and tags from folders and files.
+
+    Raises:
+        UserError: If the file of image-level labels is of another kind, or a folder has no masks.
+    """
     background = background_of(args.classes)
     matching = match_masks(pred_dir, match_masks(args.gt_dir).common)
     tags: dict[str, tuple[int, ...]] = {}
     if args.labels:
-        source = dict(type=Path(args.labels).suffix[1:], path=args.labels, allow_empty=True)
+        kind = Path(args.labels).suffix[1:].lower()
+        if kind not in LABELS:
+            raise UserError(f'{args.labels}: expected image-level labels in a file '
+                            f'.{", .".join(LABELS)}. Give another with `--labels`.')
+        source = dict(type=kind, path=args.labels, allow_empty=True)
         tags = read_image_labels(source, args.classes, background, matching.common)
     pairs = [MaskPair(i, os.path.join(pred_dir, f'{i}.png'),
                       os.path.join(args.gt_dir, f'{i}.png'), tags.get(i)) for i in matching.common]
@@ -164,8 +173,9 @@ def main() -> None:
     args = parse_args()
     with friendly_errors(args.debug):
         found = {}
+        task_of = tasks_of_config(args) if args.config else partial(task_of_folders, args)
         for folder in args.pred_dir:
-            task = (task_of_config if args.config else task_of_folders)(args, folder)
+            task = task_of(folder)
             print_matching(task.matching, folder)
             found[folder] = task, score(task, args.jobs)
         print_scores(found, args.per_class)

@@ -8,8 +8,8 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from mmseg_dhr.apis import write_pseudo_labels
-from mmseg_dhr.apis.build import build_dataset, build_model
-from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
+from mmseg_dhr.utils.cli import add_common_arguments, config_from, friendly_errors, positive_int
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint of a DualEncoderSegmentor')
     parser.add_argument('out_dir', help='folder for {image id}.png')
-    parser.add_argument('--stride', type=int, default=1,
+    parser.add_argument('--stride', type=positive_int, default=1,
                         help='grid of the boundary correction in pixels (default: %(default)s)')
     add_common_arguments(parser, batch_size=4)
     return parser.parse_args()
@@ -27,6 +27,7 @@ def main() -> None:
     args = parse_args()
     with friendly_errors(args.debug):
         config = config_from(args)
+        propagation_of(config.model)
         model = build_model(config, args.checkpoint)
         write_pseudo_labels(model, build_dataset(config), args.out_dir, args.stride,
                             args.batch_size, args.overwrite)

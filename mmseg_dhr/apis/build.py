@@ -13,7 +13,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from ..utils import UserError
 from ..utils.checks import check_state, read_checkpoint
 
-__all__ = ['build_dataset', 'build_model', 'default_device']
+__all__ = ['build_dataset', 'build_model', 'default_device', 'propagation_of']
 
 
 def default_device() -> torch.device:
@@ -47,6 +47,23 @@ def build_model(config: Config, checkpoint: str | Path | None,
         check_state(model, state, checkpoint)
         load_state_dict(model, state)
     return model.to(device or default_device()).eval()
+
+
+def propagation_of(model: Any) -> Any:
+    """The propagation of a model, or that of its config.
+
+    Args:
+        model: A DualEncoderSegmentor, or ``config.model``.
+
+    Raises:
+        UserError: If it has none.
+    """
+    propagation = getattr(model, 'propagation', None)
+    if propagation is None:
+        raise UserError('Expected a config whose `model.propagation` is a DHRPropagation, but '
+                        'found none: without it there is no DHR. Give the config of a training '
+                        'with DHR, such as configs/dhr/scenes_r18.py.')
+    return propagation
 
 
 def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:

@@ -242,6 +242,10 @@ class TrueMasks(NamedTuple):
     suffix: str = '.png'
     reduce_zero_label: bool = False
 
+    def path(self, photo: Photo) -> Path:
+        """The file of an image."""
+        return self.folder / f'{photo.img_id}{self.suffix}'
+
 
 def read_truth(masks: str | Path | TrueMasks, photo: Photo) -> np.ndarray:
     """The true mask of an image, uint8 (H, W) of label ids and 255.
@@ -255,10 +259,8 @@ def read_truth(masks: str | Path | TrueMasks, photo: Photo) -> np.ndarray:
     """
     if not isinstance(masks, TrueMasks):
         masks = TrueMasks(Path(masks))
-    path = masks.folder / f'{photo.img_id}{masks.suffix}'
+    path = masks.path(photo)
     if not path.is_file():
         raise UserError(f'{path}: no true mask for image {photo.img_id}. Scoring needs masks for '
                         'every image; set `score_masks` in the config, below the data root.')
-    mask = read_mask(path)
-    # uint8: 0 becomes 255
-    return np.where(mask == 255, mask, mask - 1) if masks.reduce_zero_label else mask
+    return read_mask(path, masks.reduce_zero_label)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..models.propagation import PropagationInputs
 from ..models.propagation.dhr import valid_mask
 from ..ops import Pooled, class_correlation, pooled_similarity
+from .build import propagation_of
 from .common import Photo, list_photos, read_truth
 from .pseudo_labels import collate
 
@@ -104,10 +105,10 @@ def class_correlations(model: Any, dataset: Any, every: int = 1, batch_size: int
         truth_dir (optional): Pool over these true masks instead of M_init.
 
     Raises:
-        UserError: If a true mask is missing.
+        UserError: If the model has no propagation, or a true mask is missing.
     """
+    propagation = propagation_of(model)
     model.eval()
-    propagation = model.propagation
     sums = _Sums(propagation.num_classes, next(model.cam_head.parameters()).device)
     for batch, photos in _batches(model, dataset, every, batch_size):
         init = (propagation.initial_mask(batch) if truth_dir is None else

@@ -21,7 +21,7 @@ from ..formats.seeds import FLAVOURS, Flavour, matching_flavours, read_content, 
 from ..utils import UserError
 from .common import Photo, image_size
 
-__all__ = ['LabelledMaps', 'SeedFolder', 'open_seeds']
+__all__ = ['LabelledMaps', 'SeedFolder', 'holds_masks', 'open_seeds']
 
 _MAX_STRIDE = 32
 _TOLERANCE = 1e-3
@@ -126,6 +126,20 @@ class SeedFolder(NamedTuple):
         labels = tuple(tag for tag in photo.tags if tag in rows)
         own = maps[rows[self.classes.background]] if self.has_background else None
         return LabelledMaps(labels, maps[[rows[label] for label in labels]], own)
+
+
+def holds_masks(folder: str | Path, photos: Sequence[Photo], flavour: str = 'auto') -> bool:
+    """Whether the files of a folder are label masks, by their suffix; none of them is read.
+
+    Args:
+        folder: See :func:`open_seeds`.
+        photos (Sequence[Photo]): All images of the data set.
+        flavour (str): A name of :data:`~mmseg_dhr.formats.seeds.FLAVOURS`. Defaults to 'auto'.
+
+    Raises:
+        UserError: If no image has a file there, or files are of several kinds.
+    """
+    return (_find_suffix(Path(folder), photos, flavour), ) == FLAVOURS['masks'].suffixes
 
 
 def open_seeds(folder: str | Path, photos: Sequence[Photo], num_classes: int,

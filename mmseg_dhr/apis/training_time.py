@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from ..utils import UserError
 from .analysis import change_transforms
+from .build import propagation_of
 
 __all__ = ['PARTS', 'Times', 'time_training']
 
@@ -93,8 +94,7 @@ def time_training(model: Any, config: Config, iters: int, discard: int = 2,
     Raises:
         UserError: If the model has no propagation, or the pipeline loads no M_base.
     """
-    if model.propagation is None:
-        raise UserError('The model config has no `propagation`: there is nothing to compare.')
+    propagation_of(model)
     clock = _Clock(next(model.parameters()).device, timer)
     loaders = {kind: _batches(config, kind) for kind in Times._fields}
     optimizer = build_optim_wrapper(model, config.optim_wrapper)

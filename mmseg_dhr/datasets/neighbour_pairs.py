@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..formats import read_features, read_mask
+from ..utils import UserError
 from .randomness import isolated_seed, permutation
 from .tagged_dataset import build_wrapped, check_images
 
@@ -38,12 +39,14 @@ class NeighbourPairDataset(Dataset):
         num_neighbours (int): The positive is one of so many nearest, each as likely. Defaults to 7.
         grid (int): Side of the maps in cells. Defaults to 16.
         seed (int): Seed of order and choice. Defaults to 0.
-        masks (bool): Also read the true masks. They are for a linear probe, which measures a head
-            and does not train it. Defaults to False.
+        masks (bool): Also read the true masks, with the data set's ``seg_map_suffix`` and
+            ``reduce_zero_label``. They are for a linear probe, which measures a head and does not
+            train it. Defaults to False.
 
     Raises:
         FileNotFoundError: If the data root, a folder or list in it, or an image is not there.
         ValueError: If the data set is empty or an argument is out of range.
+        UserError: If the data set names no masks, but ``masks`` asks for them.
     """
 
     def __init__(self, dataset: Mapping[str, Any] | BaseDataset, features_dir: str,
@@ -64,6 +67,10 @@ class NeighbourPairDataset(Dataset):
         paths = [self.dataset.get_data_info(i)['img_path'] for i in range(len(self.dataset))]
         self.image_ids = tuple(Path(path).stem for path in paths)
         check_images(self.dataset, self.image_ids, paths)
+        if masks and 'seg_map_path' not in self.dataset.get_data_info(0):
+            raise UserError(f'`masks=True` reads the true masks, but {type(self.dataset).__name__} '
+                            'names none. Set `data_prefix.seg_map_path` of the data set, or leave '
+                            'out `masks`.')
         self._table: np.ndarray | None = None
 
     @property
@@ -102,8 +109,7 @@ class NeighbourPairDataset(Dataset):
                 chosen = np.random.choice(self._neighbours()[index])
             sample['positives'] = self._features(int(chosen))
         if self.masks:
-            mask = torch.from_numpy(read_mask(self.get_data_info(index)['seg_map_path']))
-            sample['labels'] = self._resize(mask[None].float())[0].long()
+            sample['labels'] = self._labels(index)
         return sample
 
     @property
@@ -125,6 +131,11 @@ class NeighbourPairDataset(Dataset):
     def _features(self, index: int) -> Tensor:
         path = self.features_dir / f'{self.image_ids[index]}.safetensors'
         return self._resize(read_features(path).float())
+
+    def _labels(self, index: int) -> Tensor:
+        info = self.get_data_info(index)
+        mask = read_mask(info['seg_map_path'], info.get('reduce_zero_label', False))
+        return self._resize(torch.from_numpy(mask)[None].float())[0].long()
 
     def _resize(self, maps: Tensor) -> Tensor:
         return F.interpolate(maps[None], size=(self.grid, self.grid), mode='nearest-exact')[0]

@@ -11,13 +11,11 @@ from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
+from ..utils.checks import missing_part
 from .labels import read_image_labels
 from .randomness import isolated_seed, permutation
 
 __all__ = ['TaggedDataset']
-
-_HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
-                'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
 
 
 @DATASETS.register_module()
@@ -160,37 +158,21 @@ def build_wrapped(config: Mapping[str, Any]) -> BaseDataset:
 
 def _explain(config: Mapping[str, Any]) -> None:
     """Say what is missing where mmseg stops at a bare assertion, if that is what stopped it."""
+    problem = missing_part(config)
+    if problem:
+        raise FileNotFoundError(problem)
     if config.get('backend_args'):
         return  # not on this file system
-    root = config.get('data_root')
-    prefix = config.get('data_prefix') or {}
-    named = {'ann_file': config.get('ann_file'), 'data_prefix.img_path': prefix.get('img_path')}
-    parts = {name: part for name, part in named.items() if part}
-    layout = ', '.join(f'{part} ({name})' for name, part in parts.items()) or 'the images'
-    if root and not os.path.isdir(root):
-        raise FileNotFoundError(f'{root}: no such data folder. Expected a folder that holds '
-                                f'{layout}, but {_nearest(root)}. {_HOW_TO_GIVE}')
-    for name, part in parts.items():
-        path = os.path.join(root or '', part)
-        if not os.path.exists(path):
-            raise FileNotFoundError(f'{path}: not found (`{name}` of the data set). Expected '
-                                    f'{root or "the data root"} to hold {layout}, '
-                                    f'but {_nearest(path)}. {_HOW_TO_GIVE}')
-    listed = os.path.join(root or '', named['ann_file'] or '')
-    if os.path.isfile(listed) and not Path(listed).read_text().strip():
-        raise ValueError(f'{listed}: expected a list of images, but it is empty.')
-    images = Path(root or '', prefix.get('img_path') or '')
+    root = config.get('data_root') or ''
+    if config.get('ann_file'):
+        listed = Path(root, config['ann_file'])
+        if listed.is_file() and not listed.read_text().strip():
+            raise ValueError(f'{listed}: expected a list of images, but it is empty.')
+        return
+    images = Path(root, (config.get('data_prefix') or {}).get('img_path') or '')
     suffix = config.get('img_suffix', '')
-    if not named['ann_file'] and not any(images.rglob(f'*{suffix}')):
+    if not any(images.rglob(f'*{suffix}')):
         raise ValueError(f'{images}: expected images (*{suffix}), but found none.')
-
-
-def _nearest(path: str) -> str:
-    """What the nearest existing parent of a missing path holds."""
-    folder = next(p for p in Path(path).absolute().parents if p.is_dir())
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith('.'))
-    shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
-    return f'found in {folder}: {shown or "nothing"}'
 
 
 def check_images(dataset: BaseDataset, ids: Sequence[str], paths: Sequence[str]) -> None:

@@ -38,8 +38,13 @@ def write_mask(path: PathLike, mask: np.ndarray, palette: Sequence[Sequence[int]
         image.save(temporary, format='PNG')
 
 
-def read_mask(path: PathLike) -> np.ndarray:
+def read_mask(path: PathLike, reduce_zero_label: bool = False) -> np.ndarray:
     """Read label indices from an 8-bit palette ('P') or grey ('L') PNG.
+
+    Args:
+        path: File to read.
+        reduce_zero_label (bool): 0 becomes 255 (ignore), and all others but 255 move down by one,
+            as MMSegmentation reads ADE20K. Defaults to False.
 
     Returns:
         np.ndarray: uint8 (H, W).
@@ -60,7 +65,8 @@ def read_mask(path: PathLike) -> np.ndarray:
         raise ValueError(
             f"{path}: expected a mask of label indices (8-bit PNG of mode 'P' or 'L'), but found "
             f'mode {mode!r}. A mask of colours must be converted to label indices first.')
-    return mask
+    # uint8: 0 becomes 255
+    return np.where(mask == 255, mask, mask - 1) if reduce_zero_label else mask
 
 
 def _palette_bytes(palette: Sequence[Sequence[int]]) -> bytes:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from ..formats import load_torch_file
 from .errors import UserError
 
-__all__ = ['check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
-           'naming_broken_files', 'read_checkpoint']
+__all__ = [
+    'check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
+    'missing_part', 'naming_broken_files', 'read_checkpoint'
+]
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
                 'variable MMSEG_DHR_DATA, or set `data_root` in the config.')
@@ -78,22 +80,42 @@ def check_datasets(cfg: Mapping[str, Any],
 
 
 def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
+    problem = missing_part(dataset, f'{key}.', ('img_path', 'seg_map_path'))
+    if problem:
+        raise UserError(problem)
+
+
+def missing_part(dataset: Mapping[str, Any], key: str = '',
+                 folders: Sequence[str] = ('img_path', )) -> str | None:
+    """What a data set lacks on this file system: its root, its list or a folder.
+
+    Args:
+        dataset (Mapping): Config of a data set that wraps no other.
+        key (str): Of the data set in the config, with a dot at the end. Defaults to none.
+        folders (Sequence[str]): Keys of ``data_prefix`` that are needed. Defaults to the images.
+
+    Returns:
+        str | None: What is missing, what the root should hold, what is there and what to do; None
+        if all is there, or the data set makes its files or keeps them elsewhere.
+    """
     if dataset.get('backend_args') or dataset.get('type') in _SELF_MADE:
-        return
+        return None
     root = dataset.get('data_root')
     prefixes = dataset.get('data_prefix') or {}
-    parts = {'ann_file': dataset.get('ann_file')}
-    parts.update({f'data_prefix.{name}': prefixes.get(name)
-                  for name in ('img_path', 'seg_map_path')})
-    layout = ', '.join(filter(None, parts.values())) or 'the images'
+    named = {'ann_file': dataset.get('ann_file')}
+    named.update({f'data_prefix.{name}': prefixes.get(name) for name in folders})
+    parts = {name: part for name, part in named.items() if part}
+    layout = ', '.join(f'{part} ({name})' for name, part in parts.items()) or 'the images'
     if root and not os.path.isdir(root):
-        raise UserError(f'{root}: no such data folder (`{key}.data_root`). Expected a folder that '
-                        f'holds {layout}. {_HOW_TO_GIVE}')
+        return (f'{root}: no such data folder (`{key}data_root`). Expected a folder that holds '
+                f'{layout}, but {_nearest(root)}. {_HOW_TO_GIVE}')
     for name, part in parts.items():
-        path = os.path.join(root or '', part) if part else None
-        if path and not os.path.exists(path):
-            raise UserError(f'{path}: not found (`{key}.{name}`). {_found(root, layout)}'
-                            f'{_how_to_make(path, root)}{_HOW_TO_GIVE}')
+        path = os.path.join(root or '', part)
+        if not os.path.exists(path):
+            return (f'{path}: not found (`{key}{name}`). Expected {root or "the data root"} to '
+                    f'hold {layout}, but {_nearest(path)}. {_how_to_make(path, root)}'
+                    f'{_HOW_TO_GIVE}')
+    return None
 
 
 def _how_to_make(path: str, root: str | None) -> str:
@@ -103,12 +125,12 @@ def _how_to_make(path: str, root: str | None) -> str:
     return ''
 
 
-def _found(root: str | None, layout: str) -> str:
-    if not root:
-        return ''
-    names = sorted(entry.name for entry in Path(root).iterdir() if entry.name[0] != '.')
+def _nearest(path: str) -> str:
+    """What the nearest existing parent of a missing path holds."""
+    folder = next(p for p in Path(path).absolute().parents if p.is_dir())
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith('.'))
     shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
-    return f'Expected {root} to hold {layout}, but found {shown or "nothing"}. '
+    return f'found in {folder}: {shown or "nothing"}'
 
 
 @contextmanager

@@ -11,7 +11,22 @@ from .config import DATA_ROOT_VARIABLE, load_config
 from .friendly import DEBUG_ENV, friendly_errors
 
 __all__ = ['add_common_arguments', 'add_config_arguments', 'add_launcher_arguments', 'config_from',
-           'friendly_errors', 'prepare_cpu_launch']
+           'friendly_errors', 'positive_int', 'prepare_cpu_launch']
+
+
+def positive_int(text: str) -> int:
+    """Type of an argument that is 1 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, but got {text}')
+    return value
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +52,11 @@ def add_common_arguments(parser: argparse.ArgumentParser, batch_size: int | None
         threads (bool): Whether there is ``--threads``.
     """
     if batch_size is not None:
-        parser.add_argument('--batch-size', type=int, default=batch_size,
+        parser.add_argument('--batch-size', type=positive_int, default=batch_size,
                             help='images of one size that are worked on together '
                             '(default: %(default)s)')
     if threads:
-        parser.add_argument('--threads', type=int, default=1,
+        parser.add_argument('--threads', type=positive_int, default=1,
                             help='CRF threads beside this one (default: %(default)s)')
     add_config_arguments(parser)
     parser.add_argument('--overwrite', action='store_true',

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from .plots import new_figure, save_figure
 
 __all__ = ['Picture', 'plot_pictures']
 
@@ -38,8 +39,7 @@ def plot_pictures(path: str | Path, rows: Sequence[Sequence[Picture]]) -> None:
     if not columns:
         raise ValueError('Expected at least one picture.')
     height, width = rows[0][0].image.shape[:2]
-    figure = Figure(figsize=(3 * columns, len(rows) * (3 * height / width + 0.4)),
-                    layout='constrained')
+    figure = new_figure(3 * columns, len(rows) * (3 * height / width + 0.4))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(grid, rows, strict=True):
         for axes in line:
@@ -52,5 +52,4 @@ def plot_pictures(path: str | Path, rows: Sequence[Sequence[Picture]]) -> None:
                           markeredgewidth=4)
                 axes.plot(*picture.point, marker='x', color='black', markersize=9,
                           markeredgewidth=2)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

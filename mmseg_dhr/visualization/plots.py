@@ -6,7 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-__all__ = ['plot_lines', 'plot_matrix']
+from ..formats import atomic_path
+
+__all__ = ['new_figure', 'plot_lines', 'plot_matrix', 'save_figure']
 
 
 def plot_lines(path: str | Path, x: Sequence[float], lines: Mapping[str, Sequence[float]],
@@ -19,7 +21,7 @@ def plot_lines(path: str | Path, x: Sequence[float], lines: Mapping[str, Sequenc
         lines (Mapping): Name -> values, as many as ``x``.
         xlabel, ylabel (str): Names of the axes.
     """
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     for name, values in lines.items():
         axes.plot(x, values, marker='o', label=name)
@@ -27,7 +29,7 @@ def plot_lines(path: str | Path, x: Sequence[float], lines: Mapping[str, Sequenc
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_matrix(path: str | Path, values: Sequence[Sequence[float]], names: Sequence[str],
@@ -41,7 +43,7 @@ def plot_matrix(path: str | Path, values: Sequence[Sequence[float]], names: Sequ
         title (str): Above the picture.
     """
     size = max(4.0, 0.45 * len(names) + 2)
-    figure = _figure(size, size)
+    figure = new_figure(size, size)
     axes = figure.add_subplot()
     axes.imshow(values, vmin=-1, vmax=1, cmap='RdBu_r')
     axes.set_xticks(range(len(names)), names, rotation=90)
@@ -51,14 +53,16 @@ def plot_matrix(path: str | Path, values: Sequence[Sequence[float]], names: Sequ
             if value == value:
                 axes.text(column, row, f'{value:.1f}', ha='center', va='center', fontsize=6)
     axes.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     # Not pyplot: it would choose a backend for the whole process.
     return Figure(figsize=(width, height), layout='constrained')
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format='png')

@@ -162,7 +162,7 @@ def test_times(tiny_model, training, mmseg_modules) -> None:
 
 
 def test_times_need_masks_and_a_propagation(tiny_model, training, mmseg_modules) -> None:
-    with pytest.raises(UserError, match='no `propagation`'):
+    with pytest.raises(UserError, match='`model.propagation` is a DHRPropagation'):
         time_training(MODELS.build(tiny_model(propagation=None)), training(), 1)
     with pytest.raises(UserError, match=r'loads no M_base.*make_base_masks'):
         time_training(MODELS.build(tiny_model()), training(None), 1)

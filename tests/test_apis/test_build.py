@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmseg_dhr.apis.build import build_dataset, build_model, default_device
+from mmseg_dhr.apis.build import build_dataset, build_model, default_device, propagation_of
 from mmseg_dhr.utils import UserError
 
 
@@ -56,3 +56,13 @@ def test_dataset(tagged_scenes) -> None:
     assert len(build_dataset(config)) == 6
     with pytest.raises(UserError, match='no `train_set`'):
         build_dataset(config, 'train_set')
+
+
+def test_propagation(tiny_model) -> None:
+    config = Config(dict(model=tiny_model()))
+    assert propagation_of(config.model).type == 'DHRPropagation'
+    model = build_model(config, None)
+    assert propagation_of(model) is model.propagation
+    for other in (tiny_model(propagation=None), tiny_model().segmentor):
+        with pytest.raises(UserError, match='`model.propagation`'):
+            propagation_of(other)

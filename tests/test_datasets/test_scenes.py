@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import runpy
 from functools import cache
 from pathlib import Path
@@ -296,5 +297,12 @@ def test_command(tmp_path: Path, repo_root: Path, capsys: pytest.CaptureFixture)
     tool['main']([str(root), '--num-train', '2', '--num-val', '1', '--size', '64'])
     assert '2 train and 1 val scenes, 64x64 pixels, seed 0' in capsys.readouterr().out
     assert len(list((root / 'JPEGImages').iterdir())) == 3
-    with pytest.raises(SystemExit, match='error: The scenes in .* size 64 instead of 80'):
-        tool['main']([str(root), '--size', '80'])
+    (tmp_path / 'damaged').mkdir()
+    (tmp_path / 'damaged/scenes.json').write_text('{"version"')
+    for arguments, message in [
+            (['scenes', '--size', '80'], 'error: The scenes in .* size 64 instead of 80'),
+            (['scenes', '--seed', '-1'], 'error: Expected `seed` to be at least 0'),
+            (['damaged'], r'error: .*damaged/scenes\.json: expected the parameters')]:
+        with pytest.raises(SystemExit) as stop:
+            tool['main']([str(tmp_path / arguments[0]), *arguments[1:]])
+        assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)

@@ -160,8 +160,9 @@ class TestErrors:
 
     def test_no_data_root(self, root):
         with pytest.raises(FileNotFoundError, match=(
-                r'absent: no such data folder\. Expected a folder that holds ImageSets/train\.txt '
-                r'\(ann_file\), JPEGImages \(data_prefix\.img_path\), but found in .*: ImageSets, '
+                r'absent: no such data folder \(`data_root`\)\. Expected a folder that holds '
+                r'ImageSets/train\.txt \(ann_file\), JPEGImages \(data_prefix\.img_path\), '
+                r'but found in .*: ImageSets, '
                 r'JPEGImages, labels\.json\. .*--data-root FOLDER.*MMSEG_DHR_DATA')):
             TaggedDataset(**config(root / 'absent'))
 

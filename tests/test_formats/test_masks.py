@@ -38,6 +38,12 @@ def test_reads_grey(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / 'a.png'), [[3, 255]])
 
 
+def test_zero_that_is_no_class(tmp_path):
+    write_mask(tmp_path / 'a.png', np.array([[0, 1, 2, 254, 255]]), PALETTE)
+    found = read_mask(tmp_path / 'a.png', reduce_zero_label=True)
+    assert found.dtype == np.uint8 and found.tolist() == [[255, 0, 1, 253, 255]]
+
+
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'I;16', '1'])
 def test_rejects_other_modes(tmp_path, mode):
     Image.new(mode, (4, 3)).save(tmp_path / 'a.png')

@@ -13,7 +13,7 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_dhr.engine.hooks.neighbour_table_hook import write_neighbours
-from mmseg_dhr.formats import Manifest, read_features
+from mmseg_dhr.formats import Manifest, read_features, read_mask, write_mask
 from mmseg_dhr.models.uss.training import ClusterProbe, _derangements
 from mmseg_dhr.ops import correspondence as ops
 from mmseg_dhr.utils import UserError
@@ -303,6 +303,23 @@ class TestPairs:
             i: set(table[i]) for i in range(6)}
         assert all(len(found) == 10 for found in seen.values())
         assert torch.equal(filled[17]['positives'], filled[17]['positives'])
+
+    def test_masks_are_read_as_the_data_set_says(self, filled, scenes_root, tmp_path):
+        for image_id in filled.image_ids:
+            mask = read_mask(scenes_root / f'SegmentationClass/{image_id}.png')
+            write_mask(tmp_path / f'shifted/{image_id}_x.png', np.where(mask == 255, 0, mask + 1),
+                       filled.metainfo['palette'])
+        config = pairs(scenes_root, tmp_path, masks=True)
+        prefix = dict(img_path='JPEGImages', seg_map_path=str(tmp_path / 'shifted'))
+        config['dataset'].update(data_prefix=prefix, seg_map_suffix='_x.png',
+                                 reduce_zero_label=True)
+        assert torch.equal(DATASETS.build(config)[0]['labels'], filled[0]['labels'])
+
+    def test_masks_that_the_data_set_does_not_name(self, scenes_root, tmp_path):
+        config = pairs(scenes_root, tmp_path, masks=True)
+        config['dataset']['data_prefix'] = dict(img_path='JPEGImages')
+        with pytest.raises(UserError, match=r'ScenesDataset names none.*data_prefix\.seg_map_path'):
+            DATASETS.build(config)
 
     def test_features_are_kept_and_labels_follow(self, filled, tmp_path):
         info = filled.get_data_info(0)

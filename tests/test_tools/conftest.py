@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+from argparse import ArgumentParser
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,23 @@ def load_tool(repo_root) -> Callable:
         spec.loader.exec_module(module)
         return module
     return load
+
+
+@pytest.fixture
+def parser_of(load_tool, monkeypatch) -> Callable[[str], ArgumentParser]:
+    """The parser of a command, as it is when the command line is to be read."""
+    class Made(BaseException):  # passes through what handles errors
+        pass
+
+    def stop(parser: ArgumentParser, *_: object) -> None:
+        raise Made(parser)
+
+    def find(name: str) -> ArgumentParser:
+        with monkeypatch.context() as patch, pytest.raises(Made) as made:
+            patch.setattr(ArgumentParser, 'parse_args', stop)
+            load_tool(name).main()
+        return made.value.args[0]
+    return find
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,10 +72,11 @@ def prepared(tmp_path_factory) -> Prepared:
 @pytest.fixture
 def analyse(run_tool, prepared):
     """Runs a command on the prepared data set."""
-    def run(tool: str, *arguments: object, weights: bool = True) -> int:
+    def run(tool: str, *arguments: object, weights: bool = True,
+            options: Sequence[str] = ()) -> int:
         checkpoint = [prepared.checkpoint] if weights else []
         return run_tool(f'analysis_tools/{tool}', CONFIG, *checkpoint, *arguments, '--work-dir',
-                        prepared.work_dir, '--cfg-options', *prepared.options)
+                        prepared.work_dir, '--cfg-options', *prepared.options, *options)
     return run
 
 
@@ -148,6 +150,31 @@ def test_label_probe(analyse, prepared, capsys) -> None:
     assert 'base_masks' in capsys.readouterr().out
 
 
+def test_label_probe_on_masks_that_start_at_one(analyse, prepared) -> None:
+    """As ADE20K's: 0 is no class."""
+    for path in prepared.truth.glob('val_*.png'):
+        mask = read_mask(path)
+        write_mask(f'shifted/{path.stem}_x.png', np.where(mask == 255, 0, mask + 1),
+                   [[0, 0, 0]] * 10)
+    test_set = 'test_dataloader.dataset'
+    shifted = [f'{test_set}.data_prefix.img_path=JPEGImages', f'{test_set}.reduce_zero_label=True',
+               f'{test_set}.data_prefix.seg_map_path={Path("shifted").absolute()}',
+               f'{test_set}.seg_map_suffix=_x.png']
+    for out, options in (('plain', ()), ('read', shifted)):
+        assert analyse('label_probe', prepared.work_dir / 'base_masks', '--seeds', '0', '--iters',
+                       '2', '--no-truth', '--out', out, options=options) == 0
+    plain, read = (figures(f'{out}/label_probe.json')['figures'] for out in ('plain', 'read'))
+    assert plain == read
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    ('test_dataloader.dataset.data_prefix.img_path=JPEGImages', 'data_prefix.seg_map_path`'),
+    ('test_dataloader=None', 'no `test_dataloader`')])
+def test_label_probe_without_a_test(analyse, prepared, capsys, option, message) -> None:
+    assert analyse('label_probe', prepared.work_dir / 'base_masks', options=[option]) == 2
+    assert f'{message}, ' in capsys.readouterr().err.strip().split('\n')[-1]
+
+
 def test_uss_choice(analyse, run_tool, prepared, capsys) -> None:
     assert analyse('uss_choice', f'one={prepared.work_dir / "uss_features"}',
                    f'two={prepared.work_dir / "other_features"}', '--out', 'out') == 0
@@ -198,6 +225,18 @@ def test_adjacent_regions(analyse, prepared, capsys) -> None:
     assert 'is no class of the data set' in capsys.readouterr().err
 
 
+def test_adjacent_regions_errors(analyse, prepared, capsys) -> None:
+    Path('groups.json').write_text(json.dumps(dict(a=SCENE_CLASSES[1:])))
+    write_mask(f'wrong/{IDS[0]}.png', np.full((64, 64), 9), [[0, 0, 0]])
+    Path('empty').mkdir()
+    for folder, message in [('empty', 'no true mask for image'),
+                            ('wrong', 'Expected labels in [0, 9)')]:
+        assert analyse('adjacent_regions', '--groups', 'groups.json', weights=False,
+                       options=[f'score_masks={Path(folder).absolute()}']) == 2
+        line = capsys.readouterr().err.strip().split('\n')[-1]
+        assert f'{folder}/{IDS[0]}.png: {message}' in line
+
+
 def test_point_heatmaps(analyse, prepared, capsys) -> None:
     assert analyse('point_heatmaps', IDS[0], '--out', 'heat.png', '--points', '10,20', '63,0') == 0
     assert Image.open('heat.png').size[0] > 200
@@ -208,6 +247,24 @@ def test_point_heatmaps(analyse, prepared, capsys) -> None:
     ]:
         assert analyse('point_heatmaps', *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_point_heatmaps_at_the_peaks_of_the_cams(analyse, prepared, capsys) -> None:
+    assert analyse('point_heatmaps', IDS[0], '--out', 'heat.png') == 0
+    (points, ) = re.findall(r'points (\[.*?\]),', capsys.readouterr().out.replace('\n', ','))
+    tags = set(np.unique(read_mask(prepared.truth / f'{IDS[0]}.png'))) - {0, 255}
+    assert len(re.findall(r'\(\d+, \d+\)', points)) == len(tags)
+    width, height = Image.open('heat.png').size
+    assert width > 200 and height > 100 * len(tags)  # a row for each
+
+
+def test_class_correlation_of_the_seeds(analyse, capsys) -> None:
+    assert analyse('class_correlation', '--out', 'out') == 0
+    seeds = figures('out/class_correlation.json')
+    assert seeds['settings']['masks'] == 'M_init'
+    assert analyse('class_correlation', '--truth', '--out', 'true') == 0
+    assert seeds['figures'] != figures('true/class_correlation.json')['figures']
+    assert 'masks M_init' in capsys.readouterr().out
 
 
 def test_class_correlation(analyse, capsys) -> None:
@@ -237,6 +294,20 @@ def test_training_time(analyse, prepared, capsys) -> None:
     ratio = found['figures']['summary']
     assert ratio['low'] <= ratio['ratio'] <= ratio['high']
     assert f'with DHR / plain: {ratio["ratio"]:.2f}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('tool', 'arguments'), [
+    ('ablation', ['weights.pth']), ('class_correlation', ['weights.pth']),
+    ('dhr_report', ['--checkpoint', 'weights.pth']), ('make_pseudo_labels', ['weights.pth', 'out']),
+    ('training_time', []), ('uss_choice', ['weights.pth', 'one=features'])])
+def test_a_config_without_dhr(run_tool, prepared, capsys, tool, arguments) -> None:
+    Path('weights.pth').symlink_to(prepared.checkpoint)
+    Path('features').symlink_to(prepared.work_dir / 'uss_features')
+    folder = '' if tool == 'make_pseudo_labels' else 'analysis_tools/'
+    base = CONFIG.with_name('scenes_r18_base.py')
+    assert run_tool(f'{folder}{tool}', base, *arguments, '--cfg-options', *prepared.options) == 2
+    line = capsys.readouterr().err.strip().split('\n')[-1]
+    assert line.startswith('error: Expected a config whose `model.propagation`')
 
 
 def test_per_class(run_tool, prepared, capsys) -> None:

@@ -39,7 +39,8 @@ def test_errors(run_tool, capsys) -> None:
     for arguments, message in [
         (('--data', 'nowhere'), 'nowhere: no such folder of photos'),
         (('--classes', '1'), '--classes at least 2'),
-        (('--images', '0'), 'must be positive'),
+        (('--scales', '0'), '--scales must be above 0'),
+        (('--images', '0'), 'expected a whole number of at least 1'),
         (('--checkpoint', 'x.pth'), 'need --config'),
         (('--device', 'cuda', '--cpu-time'), 'counts nothing of what a GPU does'),
         (('--suite', 'train', '--config', 'absent.py'), 'absent.py: no such config file'),

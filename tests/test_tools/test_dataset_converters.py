@@ -120,7 +120,8 @@ class TestCOCO:
                         drawn.root) == 2
         error = capfd.readouterr().err
         assert f'`python tools/dataset_converters/coco_objects.py {drawn.root}`' in error
-        assert f'Expected {drawn.root} to hold lists/train2014_objects.txt, train2014, but' in error
+        assert (f'Expected {drawn.root} to hold lists/train2014_objects.txt (ann_file), train2014 '
+                '(data_prefix.img_path), but') in error
 
     def test_all_images_are_usable(self, run_tool, repo_root, tmp_path, capfd):
         drawn = draw('coco', tmp_path / 'coco')

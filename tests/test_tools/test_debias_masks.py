@@ -60,7 +60,7 @@ def test_folders(debias) -> None:
     ([], 'required: --features'),
     (['--features', 'features', '--keep', '0'], '--keep must be above 0'),
     (['--features', 'features', '--threshold', '1'], '--threshold must be'),
-    (['--features', 'features', '--clusters', '0'], '--clusters must be at least 1'),
+    (['--features', 'features', '--clusters', '0'], '--clusters: expected a whole number'),
 ])
 def test_arguments(run_tool, capfd, arguments, message) -> None:
     assert run_tool('debias_masks', 'config.py', 'masks', 'out', *arguments) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.registry import DATASETS
 
 from mmseg_dhr.evaluation import MaskScores
 from mmseg_dhr.formats import read_mask
@@ -69,6 +70,31 @@ def test_folders(run_tool, voc_dir, masks, capfd):
     assert figures['all'] == expected.all.as_dict(CLASSES)
     assert figures['multi']['images'] == 0
     assert 'im2, im3, other' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('suffix', ['JSON', 'txt', ''])
+def test_suffix_of_labels(run_tool, voc_dir, masks, capfd, suffix):
+    labels = voc_dir / f'labels.{suffix}'.rstrip('.')
+    labels.write_text('{"im0": ["cat"], "im1": ["cat"], "im2": [], "im3": []}')
+    code = run_tool('evaluate_masks', masks, '--gt-dir', voc_dir / 'SegmentationClassAug',
+                    '--classes', *CLASSES, '--labels', labels, '--jobs', '1')
+    if suffix == 'JSON':
+        assert code == 0
+    else:
+        assert code == 2
+        assert f'{labels}: expected image-level labels in a file .json, .csv, .npy' \
+            in capfd.readouterr().err
+
+
+def test_one_data_set_for_all_folders(run_tool, write_config, voc_dir, masks, monkeypatch):
+    shutil.copytree(masks, 'more')
+    built = []
+    build = DATASETS.build
+    monkeypatch.setattr(DATASETS, 'build', lambda config: built.append(1) or build(config))
+    assert run_tool('evaluate_masks', masks, 'more', '--config', write_config(), '--data-root',
+                    voc_dir, '--jobs', '1', '--json', 'scores.json') == 0
+    one, more = json.loads(Path('scores.json').read_text()).values()
+    assert one == more and len(built) == 1
 
 
 def test_tags_and_truth_of_a_tagged_train_set(run_tool, write_config, voc_dir, masks):

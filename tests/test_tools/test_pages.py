@@ -2,6 +2,8 @@
 
 Blocks are read from the pages: `csv` is the list of tags, `bash` is run, `python` is a config or is
 run; `sh` needs a network or VOC and is not. Only the length of the training is another.
+
+The commands of all pages are read by the parsers of the tools, but not run.
 """
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import runpy
 import shlex
 from collections import OrderedDict
 from pathlib import Path
+from string import Template
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +35,8 @@ train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 test_dataloader = dict(num_workers=0, persistent_workers=False)
 default_hooks = dict(checkpoint=dict(interval=max_iters))
 """
+PAGES = ('README.md', 'docs/en/*.md', 'configs/*/README.md')
+ASSIGNMENT = re.compile(r'(\w+)=("[^"]*"|\S+)\s*')
 SIZES = dict(street_01=(44, 60), street_02=(60, 44), street_03=(50, 50))
 
 
@@ -212,3 +217,50 @@ def test_a_crf_on_every_surface(inside, repo_root, kind):
     np.testing.assert_array_equal(inferencer(photo, show=False)['predictions'], mask)
     bgr = np.array(Image.open(photo))[..., ::-1]  # no file: the input is the photo
     np.testing.assert_array_equal(inferencer(bgr, show=False)['predictions'], mask)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of each command of our tools on a page, with the values of its shell variables."""
+    found = []
+    for block in blocks(page):
+        if block.language not in ('bash', 'sh'):
+            continue
+        values: dict[str, str] = {}
+        for line in block.text.replace('\\\n', ' ').split('\n'):
+            line = Template(line).safe_substitute(values)
+            line = re.sub(r'^(\w+=\S+ +)+(?=python )', '', line)  # the environment of one command
+            if line.startswith('python tools/'):
+                found.append(shlex.split(line, comments=True)[1:])
+            else:
+                values.update({name: value.strip('"') for name, value in ASSIGNMENT.findall(line)})
+    return found
+
+
+def test_commands_of_a_page(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('```bash\nC=configs/a.py W="--x 1 \\\n    --y"\n'
+                    'VAR=1 python tools/t.py ${C} $W \\\n    out  # why\n```\n'
+                    '```python\npython tools/no.py\n```\n')
+    assert commands_of(page) == [['tools/t.py', 'configs/a.py', '--x', '1', '--y', 'out']]
+
+
+def test_commands_of_all_pages(repo_root, parser_of, capsys):
+    """The tools take them as they are written, and the configs exist."""
+    parsers, count = {}, 0
+    for page in (path for pattern in PAGES for path in sorted(repo_root.glob(pattern))):
+        for tool, *arguments in commands_of(page):
+            what = f'{page.name}: {shlex.join([tool, *arguments])}'
+            name = tool.removeprefix('tools/').removesuffix('.py')
+            if tool not in parsers:
+                assert (repo_root / tool).is_file(), what
+                parsers[tool] = parser_of(name)
+                parsers[tool].allow_abbrev = False
+            try:
+                parsers[tool].parse_args(arguments)
+            except SystemExit:
+                pytest.fail(f'{what}: {capsys.readouterr().err}')
+            for word in arguments:
+                if re.fullmatch(r'configs/\S+\.py', word):
+                    assert (repo_root / word).is_file(), what
+            count += 1
+    assert count > 50 and len(parsers) > 15

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmseg_dhr.formats import Manifest, read_cam
+from mmseg_dhr.formats import Manifest, read_cam, read_mask
 
 SEAM = """dict(
     type='SEAM', data_preprocessor=data_preprocessor, rescale=0.5, tap_indices=(1, 2),
@@ -62,7 +62,22 @@ def test_from_tags_to_cams(trained, run_tool, capfd) -> None:
     assert 'climbing was' in capfd.readouterr().err
 
 
-def test_a_model_without_cams(run_tool, write_config, save_checkpoint, voc_dir, capfd) -> None:
-    config = write_config('segmentor')
-    assert run_tool('make_cams', config, save_checkpoint(config), 'out') == 2
+def test_masks_of_a_classifier(trained, run_tool) -> None:
+    """Its CAMs on the fly, or from a folder: the same masks."""
+    config, checkpoint = trained
+    assert run_tool('make_cams', config, checkpoint, 'cams', '--scales', '1') == 0
+    for source, out in ((checkpoint, 'direct'), ('cams', 'stored')):
+        assert run_tool('make_base_masks', config, source, out) == 0
+    for image in ('im0', 'im1'):
+        direct, stored = (read_mask(f'{folder}/{image}.png') for folder in ('direct', 'stored'))
+        assert direct.shape == (40, 56) and np.array_equal(direct, stored)
+
+
+@pytest.mark.parametrize('tool', ['make_cams', 'make_base_masks'])
+def test_a_model_without_cams(run_tool, write_config, save_checkpoint, voc_dir, capfd,
+                              tool) -> None:
+    config = write_config(SEAM)
+    Path(config).write_text(Path(config).read_text().replace('model = dict(', 'seam = dict(') +
+                            '\nmodel = segmentor\n')
+    assert run_tool(tool, config, save_checkpoint(config), 'out', '--data-root', voc_dir) == 2
     assert '`cam_maps`' in capfd.readouterr().err

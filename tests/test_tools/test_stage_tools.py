@@ -145,6 +145,26 @@ def test_base_masks_of_stored_cams_are_the_same(stage, run_tool, trained, tags):
                for i in IDS)
 
 
+@pytest.mark.parametrize(('source', 'options', 'named'), [
+    ('cams', ['--scales', '1.0'], '--scales'),
+    ('cams', ['--no-flip', '--batch-size', '2', '--no-crf'], '--no-flip, --batch-size'),
+    ('masks', ['--no-flip', '--background', '1', '--no-crf'], '--no-flip, --background, --no-crf'),
+    ('masks', ['--background-power', '2'], '--background-power'),
+])
+def test_options_without_effect_on_a_folder(run_tool, stage, trained, capfd, source, options,
+                                            named):
+    assert stage('make_cams', 'cams', '--scales', '1.0') == 0
+    config, *rest = trained.arguments
+    assert run_tool('make_base_masks', config, 'cams', 'masks', *rest) == 0
+    capfd.readouterr()
+    assert run_tool('make_base_masks', config, source, 'out', *options, *rest) == 2
+    assert f'{source}: {named} would have no effect' in one_line(capfd)
+    assert run_tool('make_base_masks', config, 'masks', 'copied', *rest) == 0
+    for image_id in IDS:
+        np.testing.assert_array_equal(read_mask(f'copied/{image_id}.png'),
+                                      read_mask(f'masks/{image_id}.png'))
+
+
 def test_the_commands_make_what_training_made(run_tool, stage, trained):
     config, *options = trained.arguments
     warmup = trained.work_dir / 'warmup.pth'
@@ -184,6 +204,22 @@ def test_report(run_tool, trained, capfd):
         assert name in figures and name in output
     page = Path('report/index.html').read_text()
     assert page.count('prediction') >= 2 and 'M_base' in page
+
+
+def test_figures_of_a_report_are_whole_or_as_they_were(run_tool, trained, monkeypatch):
+    Path('report').mkdir()
+    Path('report/report.json').write_text('old')
+
+    def fail(path: Path, text: str) -> None:
+        path.write_bytes(b'half')
+        raise OSError('disk full')
+
+    config, *options = trained.arguments
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='disk full'):
+        patch.setattr(Path, 'write_text', fail)
+        run_tool('analysis_tools/dhr_report', config, '--examples', '1', '--stride', '4', '--out',
+                 'report', *options)
+    assert [path.read_text() for path in Path('report').iterdir()] == ['old']
 
 
 @pytest.mark.parametrize(('tool', 'arguments', 'message'), [

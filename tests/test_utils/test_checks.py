@@ -16,7 +16,7 @@ from mmseg_dhr.utils import (
     leaf_datasets,
     naming_broken_files,
 )
-from mmseg_dhr.utils.checks import read_checkpoint
+from mmseg_dhr.utils.checks import missing_part, read_checkpoint
 
 
 @pytest.fixture
@@ -71,14 +71,24 @@ def test_what_is_missing_is_named(leaf, change, key):
 
 
 def test_what_is_there_is_listed(leaf):
-    with pytest.raises(UserError, match='found ImageSets, JPEGImages, SegmentationClassAug'):
+    with pytest.raises(UserError, match='found in .*: ImageSets, JPEGImages, Segmentation'):
         check_datasets(config({**leaf, 'ann_file': 'no.txt'}))
+    with pytest.raises(UserError, match=r'found in .*/ImageSets: train\.txt\.'):
+        check_datasets(config({**leaf, 'ann_file': 'ImageSets/no.txt'}))
 
 
 @pytest.mark.parametrize('change', [dict(backend_args=dict(backend='petrel')),
                                     dict(type='ScenesDataset')])
 def test_what_is_not_on_this_disk_yet_is_not_checked(leaf, change):
     check_datasets(config({**leaf, **change, 'data_root': 'no/such'}))
+
+
+def test_missing_part(leaf):
+    assert missing_part({**leaf, 'data_prefix': dict(img_path='JPEGImages', seg_map_path='no')}) \
+        is None  # only what is asked for
+    text = missing_part({**leaf, 'ann_file': 'lists/trainaug.txt'}, 'train_set.')
+    for part in ('lists/trainaug.txt: not found (`train_set.ann_file`)', 'voc_trainaug.py'):
+        assert part in text
 
 
 @pytest.mark.parametrize('file', ['JPEGImages/a.png', 'SegmentationClassAug/a.png'])

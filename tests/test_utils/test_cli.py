@@ -106,6 +106,18 @@ def test_local_rank_has_both_spellings(config):
     assert parse(config, '--local_rank', '1').local_rank == 1
 
 
+def test_positive_int(config, capsys):
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser, batch_size=4, threads=True)
+    args = parser.parse_args(['--threads', '3'])
+    assert (args.batch_size, args.threads) == (4, 3)
+    for text in ('0', '-1', '1.5', 'many'):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--batch-size', text])
+        assert capsys.readouterr().err.endswith(
+            f'--batch-size: expected a whole number of at least 1, but got {text}\n')
+
+
 def test_cpu_launch(monkeypatch):
     backends = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mmseg_dhr.visualization import plot_lines, plot_matrix
@@ -62,6 +64,22 @@ def test_no_backend_is_chosen(tmp_path, monkeypatch) -> None:
     """The module is loaded and draws where pyplot, which chooses one, cannot be imported."""
     monkeypatch.delattr(matplotlib, 'pyplot', raising=False)
     monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
-    plots = runpy.run_path(plot_lines.__code__.co_filename)
+    plots = runpy.run_module(plot_lines.__module__)
     plots['plot_lines'](tmp_path / 'a.png', [0, 1], {'a': [0, 1]}, 'x', 'y')
     assert (tmp_path / 'a.png').is_file()
+
+
+@pytest.mark.parametrize('draw', [
+    lambda path: plot_lines(path, [0, 1], {'a': [0, 1]}, 'x', 'y'),
+    lambda path: plot_matrix(path, [[0]], ['a'], 'title'),
+    lambda path: plot_pictures(path, [[Picture('a', np.zeros((4, 4, 3), np.uint8))]])])
+def test_a_picture_is_whole_or_as_it_was(tmp_path, monkeypatch, draw) -> None:
+    def fail(figure: Figure, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError('disk full')
+
+    (tmp_path / 'a.png').write_bytes(b'old')
+    monkeypatch.setattr(Figure, 'savefig', fail)
+    with pytest.raises(OSError, match='disk full'):
+        draw(tmp_path / 'a.png')
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'old']

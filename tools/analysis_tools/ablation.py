@@ -21,10 +21,10 @@ from mmengine.config import Config
 
 from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, figures_of
 from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.evaluation import Scores
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, plot_lines
 
 COMPONENTS = {
@@ -82,8 +82,9 @@ def parse_args() -> argparse.Namespace:
                         help='add rows whose class shares the segmentor estimates; the checkpoint '
                         'must have been trained on masks')
     parser.add_argument('--rows', nargs='+', help='only these rows, beside M_base')
-    parser.add_argument('--every', type=int, default=1, help='take every N-th image (default: 1)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--every', type=positive_int, default=1,
+                        help='take every N-th image (default: 1)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--masks', metavar='DIR', help='write the masks of every row to DIR/ROW')
     parser.add_argument('--out', help='folder of tables and plots (default: WORK_DIR/ablation)')
     add_config_arguments(parser)
@@ -119,15 +120,16 @@ def table_row(name: str, before: Scores, after: Scores) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace, config: Config) -> tuple[str, dict[str, tuple[Scores, Scores]]]:
     """Caption and scores of all rows."""
+    propagation = propagation_of(config.model)
     dataset = build_dataset(config)
     model = build_model(config, args.checkpoint)
     rows = rows_of(args.tables, args.predicted_shares, args.rows)
-    scores = ablate(model, dataset, rows, truth_folder(config, dataset), config.model.propagation,
+    scores = ablate(model, dataset, rows, truth_folder(config, dataset), propagation,
                     args.every, args.batch_size, args.masks)
     count = next(iter(scores.values()))[0]
     caption = (f'Pseudo-labels of {count.all.images} training images ({count.multi.images} with '
                'two or more classes), online (single scale); R_C on a grid of '
-               f'{config.model.propagation.get("stride", 4)} px, that of M_base as it was made; '
+               f'{propagation.get("stride", 4)} px, that of M_base as it was made; '
                'counts of lost classes with R_C')
     return caption, scores
 

@@ -58,15 +58,16 @@ def read_groups(path: str | None) -> dict[str, list[str]]:
 def run(args: argparse.Namespace, config: Config) -> dict[float, AdjacencyShares]:
     """Shares by distance."""
     dataset = build_dataset(config)
-    folder = truth_folder(config, dataset)
+    truth = truth_folder(config, dataset)
     groups = group_ids(dataset.metainfo['classes'], read_groups(args.groups),
                        dataset.background_index)
     total = Adjacency(groups, dataset.background_index, max(args.reach))
     for photo in tqdm(list_photos(dataset), desc='true masks', mininterval=1.0):
+        mask = read_truth(truth, photo)
         try:
-            total.update(read_truth(folder, photo))
+            total.update(mask)
         except ValueError as error:
-            raise UserError(f'{folder / photo.img_id}.png: {error}') from error
+            raise UserError(f'{truth.path(photo)}: {error}') from error
     return {reach: total.compute(reach) for reach in (*args.reach, float('inf'))}
 
 

@@ -28,7 +28,7 @@ from mmseg_dhr.apis import benchmark  # noqa: E402
 from mmseg_dhr.apis.analysis import settings_text, write_result  # noqa: E402
 from mmseg_dhr.apis.benchmark import Row, Setup  # noqa: E402
 from mmseg_dhr.apis.build import build_dataset, build_model  # noqa: E402
-from mmseg_dhr.utils.cli import friendly_errors  # noqa: E402
+from mmseg_dhr.utils.cli import friendly_errors, positive_int  # noqa: E402
 from mmseg_dhr.utils.config import load_config  # noqa: E402
 from mmseg_dhr.utils.process import keep_freed_memory  # noqa: E402
 from mmseg_dhr.visualization import format_table  # noqa: E402
@@ -50,17 +50,18 @@ def parse_args() -> argparse.Namespace:
                         '--config also its data root (default: the embedded scenes)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--json', metavar='FILE', help='write all rows, and FILE.txt beside')
-    parser.add_argument('--images', type=int, default=8, help='photos (default: %(default)s)')
-    parser.add_argument('--size', type=int,
+    parser.add_argument('--images', type=positive_int, default=8,
+                        help='photos (default: %(default)s)')
+    parser.add_argument('--size', type=positive_int,
                         help='shrink photos to this longer side; side of the scenes (320)')
-    parser.add_argument('--repeats', type=int, default=defaults.repeats,
+    parser.add_argument('--repeats', type=positive_int, default=defaults.repeats,
                         help='timed runs on each photo (default: %(default)s)')
-    for name, kind in (('classes', int), ('scales', float), ('batches', int)):
+    for name, kind in (('classes', positive_int), ('scales', float), ('batches', positive_int)):
         parser.add_argument(f'--{name}', type=kind, nargs='+', default=getattr(defaults, name),
                             help='rows of the operators (default: %(default)s)')
-    parser.add_argument('--threads', type=int, default=defaults.threads,
+    parser.add_argument('--threads', type=positive_int, default=defaults.threads,
                         help='compared with one (default: %(default)s)')
-    parser.add_argument('--iters', type=int, default=10,
+    parser.add_argument('--iters', type=positive_int, default=10,
                         help='timed iterations of training (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=defaults.seed)
     parser.add_argument('--cpu-time', action='store_true',
@@ -76,10 +77,8 @@ def parse_args() -> argparse.Namespace:
 
 def _checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
-    numbers = [args.images, args.repeats, args.threads, args.iters, args.size or 1, *args.classes,
-               *args.scales, *args.batches]
-    if min(numbers) <= 0 or min(args.classes) < 2:
-        parser.error('all numbers must be positive, and --classes at least 2')
+    if min(args.scales) <= 0 or min(args.classes) < 2:
+        parser.error('--scales must be above 0, and --classes at least 2')
     if args.config is None and (args.checkpoint or args.cfg_options):
         parser.error('--checkpoint and --cfg-options need --config')
     if args.device == 'cuda' and args.cpu_time:

@@ -16,7 +16,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model
 from mmseg_dhr.apis.correlation import Correlations, class_correlations, closest_pairs
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, plot_matrix
 
 TITLES = dict(
@@ -35,9 +35,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='gives the CAMs of M_init')
     parser.add_argument('--truth', action='store_true',
                         help='pool over true masks instead of M_init')
-    parser.add_argument('--pairs', type=int, default=20, help='printed pairs (default: 20)')
-    parser.add_argument('--every', type=int, default=1, help='take every N-th image (default: 1)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--pairs', type=positive_int, default=20,
+                        help='printed pairs (default: 20)')
+    parser.add_argument('--every', type=positive_int, default=1,
+                        help='take every N-th image (default: 1)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--out', help='folder (default: WORK_DIR/class_correlation)')
     add_config_arguments(parser)
     return parser.parse_args()

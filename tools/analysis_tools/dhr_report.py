@@ -16,12 +16,13 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 from mmengine.config import Config
 
 from mmseg_dhr.apis.analysis import truth_folder
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.apis.report import STAGE_NAMES, example_pictures, pick_examples, stage_report
 from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
 from mmseg_dhr.evaluation import MaskScores
+from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, write_report
 
 HEADER = ('masks', 'mIoU', 'vanished %', 'rec<10 %', 'small rec<10 %', 'mIoU multi',
@@ -33,10 +34,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--checkpoint', help='default: the last one of the work directory')
-    parser.add_argument('--stride', type=int,
+    parser.add_argument('--stride', type=positive_int,
                         help='grid of the boundary correction in pixels (default: as in training)')
-    parser.add_argument('--examples', type=int, default=12, help='images on the page (default: 12)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--examples', type=positive_int, default=12,
+                        help='images on the page (default: 12)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--out', help='folder (default: WORK_DIR/report)')
     add_config_arguments(parser)
     return parser.parse_args()
@@ -66,6 +68,7 @@ def row(name: str, scores: MaskScores) -> tuple[str, ...]:
 def collect(config: Config, checkpoint: Path, stride: int | None, examples: int,
             batch_size: int) -> tuple[dict[str, MaskScores], list[tuple[str, dict]]]:
     """Scores by row name, and the pictures of some images."""
+    propagation_of(config.model)
     dataset = build_dataset(config)
     truth_dir = truth_folder(config, dataset)
     chosen = pick_examples(dataset, examples)
@@ -106,10 +109,10 @@ def main() -> None:
                    f'{config.randomness.seed}, R_C on a grid of '
                    f'{args.stride or config.model.propagation.get("stride", 4)} px')
         out = Path(args.out or Path(config.work_dir) / 'report')
-        out.mkdir(parents=True, exist_ok=True)
         summary = {name: dict(all=s.compute().all.as_dict(), multi=s.compute().multi.as_dict())
                    for name, s in rows.items()}
-        (out / 'report.json').write_text(json.dumps(summary, indent=1))
+        with atomic_path(out / 'report.json') as temporary:
+            temporary.write_text(json.dumps(summary, indent=1) + '\n')
         write_report(out / 'index.html', f'DHR: {Path(args.config).stem}', pictures,
                      tables=[(caption, HEADER, table)])
         print(f'\n{caption}\n{format_table(HEADER, table)}\n\nPictures: {out / "index.html"}')

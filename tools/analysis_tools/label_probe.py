@@ -15,6 +15,7 @@ from typing import Any
 # Before torch is loaded; see mmseg_dhr/utils/process.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
@@ -34,7 +35,8 @@ from mmseg_dhr.apis.label_probe import (
 from mmseg_dhr.datasets import novel_labels
 from mmseg_dhr.evaluation import base_novel_means
 from mmseg_dhr.formats import write_mask
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils import UserError
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table
 
 HEADER = ('masks', 'test mIoU', 'spread', 'by seed')
@@ -49,7 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('masks', nargs='+', help='folders of {image id}.png')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2],
                         help='(default: 0 1 2)')
-    parser.add_argument('--iters', type=int, default=ProbeSettings().iters, help='(default: 400)')
+    parser.add_argument('--iters', type=positive_int, default=ProbeSettings().iters,
+                        help='(default: 400)')
     parser.add_argument('--novel', nargs='+', metavar='CLASS',
                         help='novel classes, or a fold such as pascal-5i/0: also give the means '
                         'over base and novel classes')
@@ -64,21 +67,38 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def probe(args: argparse.Namespace, config: Any) -> dict[str, list[dict[str, Any]]]:
+def test_images(config: Config) -> tuple[Any, TrueMasks]:
+    """The data set that the head is tested on, and its true masks.
+
+    Raises:
+        UserError: If the config has none, or it names no masks.
+    """
+    loader = config.get('test_dataloader')
+    if not loader:
+        raise UserError(f'{config.filename}: no `test_dataloader`, whose images the head is tested '
+                        'on.')
+    dataset = DATASETS.build(loader.dataset)
+    folder = dataset.data_prefix.get('seg_map_path')
+    if not folder:
+        raise UserError(f'{config.filename}: the head is tested on true masks, but the config has '
+                        'no `test_dataloader.dataset.data_prefix.seg_map_path`, their folder.')
+    return dataset, TrueMasks(Path(folder), dataset.seg_map_suffix, dataset.reduce_zero_label)
+
+
+def probe(args: argparse.Namespace, config: Config) -> dict[str, list[dict[str, Any]]]:
     """Test mIoU by folder, one per seed: ``all``, and ``base`` and ``novel`` if asked for; ``iou``
     by class.
     """
     settings = ProbeSettings(iters=args.iters)
     dataset = build_dataset(config)
     model = build_model(config, args.checkpoint)
-    test_set = DATASETS.build(config.test_dataloader.dataset)
+    test_set, test_truth = test_images(config)
     train = collect_features(model, list_photos(dataset), settings, 'training features')
     test = collect_features(model, untagged_photos(test_set), settings, 'test features')
     folders: dict[str, Path | TrueMasks] = {folder: Path(folder) for folder in args.masks}
     if not args.no_truth:
         truth = truth_folder(config, dataset)
         folders[str(truth.folder)] = truth
-    test_truth = Path(test_set.data_prefix['seg_map_path'])
     classes, background = model.cam_head.num_classes, model.cam_head.background_index
     novel = () if args.novel is None else novel_labels(
         args.novel[0] if len(args.novel) == 1 and '/' in args.novel[0] else args.novel,

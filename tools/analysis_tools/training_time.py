@@ -22,7 +22,7 @@ from mmseg_dhr.apis.analysis import settings_of, settings_text, write_result
 from mmseg_dhr.apis.build import build_model
 from mmseg_dhr.apis.training_time import PARTS, Times, time_training
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table
 
 
@@ -31,17 +31,14 @@ def parse_args() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('--checkpoint', help='weights to start from (default: random)')
-    parser.add_argument('--iters', type=int, default=10,
+    parser.add_argument('--iters', type=positive_int, default=10,
                         help='timed iterations of each kind (default: 10)')
     parser.add_argument('--cpu-time', action='store_true',
                         help='count the CPU seconds of this process instead of the wall clock: for '
                         'a CPU that does other work at the same time')
     parser.add_argument('--out', help='folder (default: WORK_DIR/training_time)')
     add_config_arguments(parser)
-    args = parser.parse_args()
-    if args.iters < 1:
-        parser.error('--iters must be at least 1')
-    return args
+    return parser.parse_args()
 
 
 def summary(times: Times) -> tuple[str, dict[str, float]]:

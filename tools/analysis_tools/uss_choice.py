@@ -25,12 +25,12 @@ from mmseg_dhr.apis.analysis import (
     truth_folder,
     write_result,
 )
-from mmseg_dhr.apis.build import build_dataset, build_model
+from mmseg_dhr.apis.build import build_dataset, build_model, propagation_of
 from mmseg_dhr.apis.common import list_photos
 from mmseg_dhr.apis.debiasing import DebiasSettings, learn_debiaser, score_debiased
 from mmseg_dhr.evaluation import Scores
 from mmseg_dhr.utils import UserError
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table
 
 ROWS = {'DHR': dict(), **CONTROLS}
@@ -52,8 +52,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='gives CAMs and WSS features, e.g. warmup.pth')
     parser.add_argument('features', nargs='+', type=named_folder, metavar='NAME=FOLDER',
                         help='folders of cached USS features')
-    parser.add_argument('--every', type=int, default=1, help='take every N-th image (default: 1)')
-    parser.add_argument('--batch-size', type=int, default=8, help='(default: 8)')
+    parser.add_argument('--every', type=positive_int, default=1,
+                        help='take every N-th image (default: 1)')
+    parser.add_argument('--batch-size', type=positive_int, default=8, help='(default: 8)')
     parser.add_argument('--out', help='folder (default: WORK_DIR/uss_choice)')
     add_config_arguments(parser)
     return parser.parse_args()
@@ -63,8 +64,10 @@ def with_features(config: Config, folder: str) -> Config:
     """A copy of the config whose whole images come with the USS features of a folder.
 
     Raises:
-        UserError: If there is no such folder, or the config loads no cached features.
+        UserError: If there is no such folder, or the config has no propagation or loads no cached
+            features.
     """
+    propagation_of(config.model)
     if not Path(folder).is_dir():
         raise UserError(f'{folder}: no such folder of USS features. Make it with '
                         '`python tools/extract_uss_features.py`.')

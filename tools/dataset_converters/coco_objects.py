@@ -27,7 +27,7 @@ from mmseg_dhr.datasets.converters import (
     write_object_masks,
     write_tags,
 )
-from mmseg_dhr.utils import friendly_errors
+from mmseg_dhr.utils.cli import friendly_errors, positive_int
 
 SPLITS = ('train2014', 'val2014')
 NAME = 'COCOObjectDataset'
@@ -41,7 +41,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS,
                         help='what to prepare (default: both)')
     parser.add_argument('--no-masks', action='store_true', help='lists and tags alone')
-    parser.add_argument('--jobs', type=int, default=cores(), help='processes (default: all cores)')
+    parser.add_argument('--jobs', type=positive_int, default=cores(),
+                        help='processes (default: all cores)')
     parser.add_argument('--overwrite', action='store_true',
                         help='replace masks that were drawn from another JSON file')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')

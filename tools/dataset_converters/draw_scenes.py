@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_dhr.datasets.scenes import SceneParameters, write_scenes
-from mmseg_dhr.utils import UserError
+from mmseg_dhr.datasets.scenes.writer import PARAMETERS_FILE
+from mmseg_dhr.utils import UserError, friendly_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,16 +22,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help='images of the val list')
     parser.add_argument('--size', type=int, default=defaults.size, help='side of an image, pixels')
     parser.add_argument('--seed', type=int, default=defaults.seed, help='seed of the drawing')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with friendly_errors(args.debug):
         parameters = SceneParameters(args.num_train, args.num_val, args.size, args.seed)
-        write_scenes(args.out, parameters)
-    except UserError as error:
-        sys.exit(f'error: {error}')
+        try:
+            write_scenes(args.out, parameters)
+        except json.JSONDecodeError as error:
+            raise UserError(f'{args.out / PARAMETERS_FILE}: expected the parameters of the scenes '
+                            f'as JSON, but could not read them ({error}). Remove {args.out} to '
+                            'draw it again, or choose another folder.') from error
     print(f'{args.out}: {args.num_train} train and {args.num_val} val scenes, '
           f'{args.size}x{args.size} pixels, seed {args.seed}')
 

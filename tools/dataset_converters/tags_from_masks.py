@@ -19,7 +19,7 @@ from mmseg_dhr.datasets.converters import (
     write_tags,
 )
 from mmseg_dhr.utils import UserError, friendly_errors
-from mmseg_dhr.utils.cli import add_config_arguments, config_from
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, positive_int
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,9 +28,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config, such as configs/dhr/ade_r101.py')
     parser.add_argument('--out', type=Path, metavar='FILE',
                         help='JSON file (default: where the config reads its tags)')
-    parser.add_argument('--min-pixels', type=int, default=1,
+    parser.add_argument('--min-pixels', type=positive_int, default=1,
                         help='that a class must have (default: %(default)s)')
-    parser.add_argument('--jobs', type=int, default=cores(), help='processes (default: all cores)')
+    parser.add_argument('--jobs', type=positive_int, default=cores(),
+                        help='processes (default: all cores)')
     add_config_arguments(parser)
     return parser.parse_args(argv)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, check_checkpoint
 from mmseg_dhr.utils.checks import read_checkpoint
-from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
+from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 
 _TOLERANCE = 1e-3  # of the largest logit: fused kernels add up in another order
 
@@ -58,7 +58,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, of a training or of export_to_mmseg.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', help='file to write, .pt')
-    parser.add_argument('--size', type=int, nargs=2, default=(512, 512), metavar=('H', 'W'),
+    parser.add_argument('--size', type=positive_int, nargs=2, default=(512, 512),
+                        metavar=('H', 'W'),
                         help='size of the image that the network is recorded with '
                         '(default: 512 512)')
     add_config_arguments(parser)
