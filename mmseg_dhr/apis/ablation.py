@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..evaluation import MaskScores, Scores
-from ..formats import write_mask
+from ..formats import OutputFolder, open_output, state_fingerprint, write_mask
 from ..models.propagation import DHRPropagation, PropagationInputs
+from ..utils import UserError
 from .common import Photo, list_photos, read_truth
-from .pseudo_labels import collate, crop_mask
+from .pseudo_labels import collate, crop_mask, read_beside
 
 __all__ = ['BASE', 'CONTROLS', 'Row', 'ablate', 'figures_of', 'folder_name']
 
@@ -67,7 +68,8 @@ def ablate(model: Any, dataset: Any, settings: Mapping[str, Mapping[str, Any]],
         is an M_base, which the last R_C does not touch.
 
     Raises:
-        UserError: If a true mask is missing.
+        UserError: If a true mask is missing, or ``masks_dir`` holds masks of other settings or of
+            unknown origin.
     """
     head = model.cam_head
 
@@ -77,9 +79,12 @@ def ablate(model: Any, dataset: Any, settings: Mapping[str, Mapping[str, Any]],
     rows = {name: _row(propagation, fields, empty) for name, fields in settings.items()}
     base = empty()
     photos = list_photos(dataset)
+    indices = list(range(0, len(photos), every))
+    masks: dict[str, OutputFolder] = {}
+    if masks_dir is not None:
+        masks = _open_masks(Path(masks_dir), rows, model, dataset, [photos[i] for i in indices])
     predicted = any(r.propagation.needs_shares and r.shares == 'predicted' for r in rows.values())
     seen = False
-    indices = list(range(0, len(photos), every))
     for batch, index in tqdm(
             _batches(model, dataset, indices, batch_size, predicted), desc=title,
             total=-(-len(indices) // batch_size), mininterval=1.0):
@@ -88,9 +93,25 @@ def ablate(model: Any, dataset: Any, settings: Mapping[str, Mapping[str, Any]],
         if batch.base is not None:
             seen = True
             _update(base, batch.base, batch, truths, chosen)
-        _run_rows(rows, batch, truths, chosen, masks_dir, dataset.metainfo['palette'])
+        _run_rows(rows, batch, truths, chosen, masks, dataset.metainfo['palette'])
+    for folder in masks.values():
+        folder.finish()
     scores = {name: (row.before.compute(), row.after.compute()) for name, row in rows.items()}
     return {BASE: (base.compute(), base.compute()), **scores} if seen else scores
+
+
+def _open_masks(folder: Path, rows: Mapping[str, Row], model: Any, dataset: Any,
+                photos: Sequence[Photo]) -> dict[str, OutputFolder]:
+    """A folder for the masks of each row; masks that are there are made again."""
+    made_with = dict(kind='ablation', weights=state_fingerprint(model),
+                     **read_beside(model, dataset))
+    try:
+        return {name: open_output(
+            folder / folder_name(name),
+            dict(made_with, shares=row.shares, propagation=row.propagation.summary()),
+            [photo.img_id for photo in photos], '.png') for name, row in rows.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _row(propagation: Mapping[str, Any], fields: Mapping[str, Any], empty: Any) -> Row:
@@ -109,7 +130,7 @@ def _batches(model: Any, dataset: Any, indices: Sequence[int], batch_size: int,
 
 
 def _run_rows(rows: Mapping[str, Row], batch: PropagationInputs, truths: Sequence[np.ndarray],
-              photos: Sequence[Photo], masks_dir: str | Path | None, palette: Any) -> None:
+              photos: Sequence[Photo], folders: Mapping[str, OutputFolder], palette: Any) -> None:
     true_shares = _true_shares(truths, rows)
     started: dict[str, Tensor] = {}  # rows with the same Step 1 share its mask
     for name, row in rows.items():
@@ -121,11 +142,9 @@ def _run_rows(rows: Mapping[str, Row], batch: PropagationInputs, truths: Sequenc
         assert result.wss is not None
         _update(row.before, result.wss, batch, truths, photos)
         masks = _update(row.after, result.final, batch, truths, photos)
-        if masks_dir is not None:
+        if name in folders:
             for photo, mask in zip(photos, masks, strict=True):
-                path = Path(masks_dir) / folder_name(name) / f'{photo.img_id}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_mask(path, mask, palette)
+                write_mask(folders[name].path(photo.img_id), mask, palette)
 
 
 def _true_shares(truths: Sequence[np.ndarray], rows: Mapping[str, Row]) -> Tensor:

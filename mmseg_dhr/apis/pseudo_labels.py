@@ -20,8 +20,8 @@ from .common import in_background, list_photos, open_shard
 from .uss_features import encoder_settings
 
 __all__ = [
-    'SHARES_NAME', 'STAGES', 'collate', 'crop_mask', 'pseudo_label_stages', 'read_shares',
-    'write_pseudo_labels'
+    'SHARES_NAME', 'STAGES', 'collate', 'crop_mask', 'pseudo_label_stages', 'read_beside',
+    'read_shares', 'write_pseudo_labels'
 ]
 
 SHARES_NAME = 'shares.json'
@@ -152,8 +152,8 @@ def _write_shares(folder: Path, parts: list[dict[str, list[float]]]) -> None:
         temporary.write_text(json.dumps(merged, sort_keys=True) + '\n')
 
 
-def _read_beside(model: Any, dataset: Any) -> dict[str, Any]:
-    """What made that which M_dh depends on beside the network: the pipeline's folders, USS."""
+def read_beside(model: Any, dataset: Any) -> dict[str, Any]:
+    """For a manifest: what made the files that the pipeline loads, and the USS encoder online."""
     read = {name: origin_of(getattr(transform, name))
             for transform in dataset.dataset.pipeline.transforms
             for name in ('mask_dir', 'boundary_dir', 'cache_dir') if getattr(transform, name, None)}
@@ -191,7 +191,7 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
     if not 0 <= share_momentum < 1:
         raise ValueError(f'Expected share_momentum in [0, 1), but got {share_momentum}.')
     settings = dict(kind='dhr', stride=stride, note=note, propagation=model.propagation.summary(),
-                    weights=state_fingerprint(model), **_read_beside(model, dataset))
+                    weights=state_fingerprint(model), **read_beside(model, dataset))
     average = None
     if getattr(model.propagation, 'needs_shares', False):
         average = _ShareAverage(past_shares or {}, share_momentum)

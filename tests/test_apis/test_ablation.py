@@ -8,7 +8,7 @@ import pytest
 from mmseg_dhr.apis.ablation import BASE, CONTROLS, ablate, figures_of, folder_name
 from mmseg_dhr.apis.pseudo_labels import pseudo_label_stages
 from mmseg_dhr.evaluation import MaskScores
-from mmseg_dhr.formats import read_mask, write_mask
+from mmseg_dhr.formats import Manifest, read_mask, write_mask
 from mmseg_dhr.utils import UserError
 
 PROPAGATION = dict(type='DHRPropagation', num_classes=9, stride=2, refine=None)
@@ -49,6 +49,7 @@ def test_rows_score_as_their_masks(model, scenes_with_base, moved, scenes_root, 
     for name in ROWS:
         assert_same(found[name][1], scores_of(tmp_path / 'masks' / folder_name(name), truth, tags))
         assert_same(*found[name])  # without R_C there is nothing between the two
+        assert Manifest.load(tmp_path / 'masks' / folder_name(name)).complete
     # tau = 1 leaves WSS out, and the two controls read different features.
     figures = [found[name][1].all.miou for name in ROWS]
     assert len(set(figures)) == len(figures)

@@ -22,7 +22,7 @@ from torch import nn
 from mmseg_dhr.apis import list_photos, read_rgb
 from mmseg_dhr.apis.analysis import settings_of, settings_text, truth_folder, write_result
 from mmseg_dhr.apis.build import build_dataset, build_model
-from mmseg_dhr.apis.common import TrueMasks
+from mmseg_dhr.apis.common import Photo, TrueMasks
 from mmseg_dhr.apis.label_probe import (
     FrozenFeatures,
     ProbeSettings,
@@ -34,7 +34,13 @@ from mmseg_dhr.apis.label_probe import (
 )
 from mmseg_dhr.datasets import novel_labels
 from mmseg_dhr.evaluation import base_novel_means
-from mmseg_dhr.formats import write_mask
+from mmseg_dhr.formats import (
+    OutputFolder,
+    open_output,
+    origin_of,
+    state_fingerprint,
+    write_mask,
+)
 from mmseg_dhr.utils import UserError
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table
@@ -103,12 +109,15 @@ def probe(args: argparse.Namespace, config: Config) -> dict[str, list[dict[str, 
     novel = () if args.novel is None else novel_labels(
         args.novel[0] if len(args.novel) == 1 and '/' in args.novel[0] else args.novel,
         dataset.metainfo['classes'], background)
+    predicted = None
+    if args.predict:
+        predicted = open_predictions(args, train.photos, model)
     found: dict[str, list[dict[str, Any]]] = {}
     for name, masks in folders.items():
         for seed in args.seeds:
             head = train_head(train, masks, classes, seed, settings, Path(name).name)
-            if args.predict and not found:
-                write_predictions(args.predict, head, train, background, settings,
+            if predicted is not None and not found:
+                write_predictions(predicted, head, train, background, settings,
                                   dataset.metainfo['palette'])
             scores = test_head(head, test, test_truth, classes, background, settings)
             means = base_novel_means(scores.all.iou, novel)
@@ -128,15 +137,29 @@ def row(name: str, means: list[dict[str, Any]]) -> tuple[str, ...]:
             f'{max(values) - min(values):.1f}', ' '.join(f'{v:.1f}' for v in values), *parts)
 
 
-def write_predictions(folder: str, head: nn.Module, features: FrozenFeatures,
+def open_predictions(args: argparse.Namespace, photos: list[Photo], model: Any) -> OutputFolder:
+    """The folder of ``--predict``; what it holds is made again.
+
+    Raises:
+        UserError: If it holds masks of other settings or of unknown origin.
+    """
+    settings = dict(kind='head', weights=state_fingerprint(model), masks=origin_of(args.masks[0]),
+                    seed=args.seeds[0], iters=args.iters)
+    try:
+        return open_output(args.predict, settings, [photo.img_id for photo in photos], '.png')
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def write_predictions(folder: OutputFolder, head: nn.Module, features: FrozenFeatures,
                       background: int | None, settings: ProbeSettings, palette: Any) -> None:
     """The head's masks of the images that it was trained on, as palette PNG."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for i, photo in enumerate(features.photos):
         allowed = [*photo.tags, *([] if background is None else [background])]
         size = read_rgb(photo.path).shape[:2]
-        write_mask(Path(folder) / f'{photo.img_id}.png',
+        write_mask(folder.path(photo.img_id),
                    predict_labels(head, features, i, size, settings, allowed), palette)
+    folder.finish()
 
 
 def main() -> None:

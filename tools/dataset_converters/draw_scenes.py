@@ -2,13 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_dhr.datasets.scenes import SceneParameters, write_scenes
-from mmseg_dhr.datasets.scenes.writer import PARAMETERS_FILE
-from mmseg_dhr.utils import UserError, friendly_errors
+from mmseg_dhr.utils import friendly_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,13 +27,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with friendly_errors(args.debug):
-        parameters = SceneParameters(args.num_train, args.num_val, args.size, args.seed)
-        try:
-            write_scenes(args.out, parameters)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{args.out / PARAMETERS_FILE}: expected the parameters of the scenes '
-                            f'as JSON, but could not read them ({error}). Remove {args.out} to '
-                            'draw it again, or choose another folder.') from error
+        write_scenes(args.out,
+                     SceneParameters(args.num_train, args.num_val, args.size, args.seed))
     print(f'{args.out}: {args.num_train} train and {args.num_val} val scenes, '
           f'{args.size}x{args.size} pixels, seed {args.seed}')
 

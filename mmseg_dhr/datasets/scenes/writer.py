@@ -111,7 +111,13 @@ def _is_drawn(root: Path, parameters: SceneParameters) -> bool:
             raise UserError(f'Expected {root} to be absent, empty or a folder of drawn scenes, but '
                             f'it has no {PARAMETERS_FILE}; choose another folder.')
         return False
-    found, wanted = json.loads(path.read_text()), parameters.as_json()
+    wanted = parameters.as_json()
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{path}: expected the parameters of the scenes as a JSON object, but '
+                        f'could not read them ({error}). Remove {root} to draw it again, or choose '
+                        'another folder.') from error
     if found != wanted:
         changes = ', '.join(f'{key} {found.get(key)} instead of {value}'
                             for key, value in wanted.items() if found.get(key) != value)
