@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -102,10 +101,9 @@ def _pseudo_label_row(model: Any, dataset: Any, fresh: Iterator[Path],
     refine = model.propagation.refine
 
     def masks(backend: str | None) -> Path:
-        if backend is None:
-            return write_pseudo_labels(model, dataset, next(fresh), batch_size=4)
-        with mock.patch.object(refine, 'backend', backend):
-            return write_pseudo_labels(model, dataset, next(fresh), batch_size=4)
+        if backend is not None:
+            refine.backend = backend
+        return write_pseudo_labels(model, dataset, next(fresh), batch_size=4)
 
     if hasattr(refine, 'backend'):
         yield timed('make_pseudo_labels: numba / pydensecrf', partial(masks, 'numba'),

@@ -9,6 +9,8 @@ from mmseg.utils import SampleList
 from torch import Tensor
 
 from ...ops import BOUNDARY_SOURCES, boundary_loss, boundary_target
+from ..propagation.dhr import valid_mask
+from ..samples import sizes_of
 from .network import AffinityNetwork
 
 __all__ = ['BoundaryNetwork']
@@ -68,19 +70,10 @@ class BoundaryNetwork(AffinityNetwork):
         """
         labels = self._label_maps(data_samples).to(inputs.device)
         boundary, counted = boundary_target(labels, self.source, self.edge_radius)
-        counted = counted & _inside(data_samples, labels)
+        counted = counted & valid_mask(inputs, sizes_of(data_samples), labels.shape[-2:])
         logits = self._logits(inputs)
         background = -1 if self.background_index is None else self.background_index
         loss = boundary_loss(logits, boundary, counted, labels != background)
         found = (logits.detach() > 0) & boundary & counted
         recall = 100 * found.sum() / (boundary & counted).sum().clamp_min(1)
         return dict(loss_boundary=loss, recall_boundary=recall)
-
-
-def _inside(data_samples: SampleList, labels: Tensor) -> Tensor:
-    """Bool (B, H, W): what is no padding, which has the ignored label, too."""
-    inside = torch.zeros_like(labels, dtype=torch.bool)
-    for row, sample in zip(inside, data_samples, strict=True):
-        height, width = sample.metainfo['img_shape'][:2]
-        row[:height, :width] = True
-    return inside

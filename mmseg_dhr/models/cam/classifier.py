@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...utils import UserError
 from ..pixels import normalises, rgb_to_inputs
 from ..propagation.dhr import valid_mask
+from ..samples import sizes_of, tags_of
 
 
 @MODELS.register_module()
@@ -77,22 +78,13 @@ class CAMClassifier(BaseModel):
             data_samples (Sequence[SegDataSample]): With metainfo ``image_labels``.
         """
         maps = self.cam_head(self.backbone(inputs))
-        return self.cam_head.loss(maps, self._inside(inputs, data_samples, maps),
-                                  self._targets(data_samples, maps))
+        inside = valid_mask(inputs, sizes_of(data_samples), maps.shape[-2:])
+        return self.cam_head.loss(maps, inside, self._targets(data_samples, maps))
 
     def rgb_to_inputs(self, images: Tensor) -> Tensor:
         """Normalise RGB 0..255 as the data preprocessor would."""
         return rgb_to_inputs(images, self.data_preprocessor)
 
     def _targets(self, data_samples: Sequence[Any], like: Tensor) -> Tensor:
-        tags = [sample.metainfo.get('image_labels') for sample in data_samples]
-        if any(labels is None for labels in tags):
-            raise UserError('Image-level labels are missing: wrap the training data set in '
-                            '`TaggedDataset` and end its pipeline with `PackTaggedInputs`.')
+        tags = [tags_of(sample) for sample in data_samples]
         return self.cam_head.tag_targets(tags).to(like.device)
-
-    @staticmethod
-    def _inside(inputs: Tensor, data_samples: Sequence[Any], maps: Tensor) -> Tensor:
-        """Bool (B, h, w): cells of the maps that are no padding."""
-        sizes = [tuple(sample.metainfo['img_shape'][:2]) for sample in data_samples]
-        return valid_mask(inputs, sizes, maps.shape[-2:])

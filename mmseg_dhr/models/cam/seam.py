@@ -15,6 +15,8 @@ from ...ops import (
     equivariance_loss,
     pixel_correlation,
 )
+from ..propagation.dhr import valid_mask
+from ..samples import sizes_of
 from .classifier import CAMClassifier
 
 
@@ -118,7 +120,8 @@ class SEAM(CAMClassifier):
         small = F.interpolate(inputs, scale_factor=self.rescale, mode='bilinear', antialias=True,
                               recompute_scale_factor=True)
         views = [self._view(inputs), self._view(small)]
-        insides = [self._inside(inputs, data_samples, view.maps) for view in views]
+        sizes = sizes_of(data_samples)
+        insides = [valid_mask(inputs, sizes, view.maps.shape[-2:]) for view in views]
         targets = self._targets(data_samples, inputs)
         tagged = [self.cam_head.loss(view.maps, inside, targets)
                   for view, inside in zip(views, insides, strict=True)]

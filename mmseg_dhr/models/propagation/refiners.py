@@ -7,6 +7,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...ops import CRF_BACKENDS, DenseCRFParams, dense_crf_batch, pamr
+from .dhr import valid_mask
 
 
 @MODELS.register_module()
@@ -66,7 +67,7 @@ class DenseCRF:
 
 @MODELS.register_module()
 class PAMR:
-    """R_C by pixel-adaptive mask refinement: lighter than a dense CRF, and it stays on the device.
+    """R_C by pixel-adaptive mask refinement: no lattice to build, and it stays on the device.
 
     Args:
         num_iters (int): Rounds. Defaults to 10.
@@ -88,10 +89,7 @@ class PAMR:
     def __call__(self, images: Tensor, scores: Tensor, class_mask: Tensor,
                  sizes: Sequence[tuple[int, int]], stride: float = 1.0) -> Tensor:
         """Refine a batch; see :meth:`DenseCRF.__call__`. ``stride`` is not read."""
-        inside = torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool,
-                             device=images.device)
-        for row, (height, width) in zip(inside, sizes, strict=True):
-            row[:height, :width] = True
+        inside = valid_mask(images, sizes, images.shape[-2:])
         total = scores.sum(1, keepdim=True).clamp_min(1e-12)
         refined = pamr(images, scores / total, inside, self.num_iters, self.dilations)
         return refined * class_mask[:, :, None, None].to(refined.device)

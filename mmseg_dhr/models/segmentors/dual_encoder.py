@@ -16,9 +16,7 @@ from ...utils import UserError
 from ..pixels import inputs_to_rgb, normalises, rgb_to_inputs
 from ..propagation.beside import run_beside
 from ..propagation.dhr import PropagationInputs, PropagationResult, valid_mask
-from .mask_figures import mask_figures
-from .refinement import gives_probabilities
-from .samples import (
+from ..samples import (
     LateMask,
     base_masks_of,
     base_shares_of,
@@ -27,6 +25,8 @@ from .samples import (
     tags_of,
     with_truth,
 )
+from .mask_figures import mask_figures
+from .refinement import gives_probabilities
 
 PHASES = ('warmup', 'online', 'given')
 _TINY = 1e-12

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from ...utils import UserError
+from ..utils import UserError
 
 __all__ = [
     'LateMask', 'base_masks_of', 'base_shares_of', 'pad_stack', 'sizes_of', 'tags_of', 'with_truth'
