@@ -174,16 +174,15 @@ def _gather(features: FrozenFeatures, mirrored: Tensor, picked: Tensor) -> Tenso
 def _targets(masks: str | Path | TrueMasks, photo: Photo, size: int, grid: Sequence[int]) -> Tensor:
     """(2, h, w) labels at the cells' centres, plain and mirrored; 255 on the padding."""
     mask = torch.from_numpy(read_truth(masks, photo).astype(np.float32))[None, None]
-    mask = _fit(mask, size, 'nearest')
+    mask = _fit(mask, size, 'nearest-exact')
     views = torch.cat([_square(view, size, IGNORE) for view in (mask, mask.flip(-1))])
-    return F.interpolate(views, size=tuple(grid), mode='nearest')[:, 0].long()
+    return F.interpolate(views, size=tuple(grid), mode='nearest-exact')[:, 0].long()
 
 
 def _fit(maps: Tensor, size: int, mode: str) -> Tensor:
     scale = size / max(maps.shape[-2:])
     target = [max(1, round(side * scale)) for side in maps.shape[-2:]]
-    smooth = mode != 'nearest'
-    return F.interpolate(maps, size=target, mode=mode, antialias=smooth)
+    return F.interpolate(maps, size=target, mode=mode, antialias=mode == 'bilinear')
 
 
 def _square(maps: Tensor, size: int, value: float = 0.0) -> Tensor:

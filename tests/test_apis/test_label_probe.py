@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from mmseg_dhr.apis import list_photos
+from mmseg_dhr.apis.common import Photo
 from mmseg_dhr.apis.label_probe import (
     ProbeSettings,
+    _targets,
     collect_features,
     predict_labels,
     train_head,
@@ -50,6 +52,15 @@ def test_true_masks_train_a_better_head_than_random_ones(features, truth, tmp_pa
     miou = [score_head(train_head(features, folder, 9, 0, SETTINGS), features, truth, 9, 0,
                        SETTINGS).all.miou for folder in (truth, tmp_path / 'random')]
     assert miou[0] > 2 * miou[1]
+
+
+def test_targets_are_the_labels_in_the_middle_of_the_cells(tmp_path) -> None:
+    mask = np.zeros((160, 160), np.uint8)
+    mask[:, 100:] = 1  # most of the cell from 96 to 111
+    write_mask(tmp_path / 'a.png', mask, [[0, 0, 0], [9, 9, 9]])
+    plain, mirrored = _targets(tmp_path, Photo('a', 'a.jpg', (1, )), 160, (10, 10))
+    assert plain[0].tolist() == [0] * 6 + [1] * 4
+    assert torch.equal(mirrored, plain.flip(-1))
 
 
 def test_seed(features, truth) -> None:
