@@ -251,7 +251,7 @@ class TestFigures:
         final[0, 4:8] = 1
         model.propagation = FixedPropagation(final)
         losses = model.loss(inputs, samples)
-        base = torch.stack([s.gt_sem_seg.data[0] for s in samples])[0, :16:2, ::2]
+        base = torch.stack([s.gt_sem_seg.data[0] for s in samples])[0, 1:16:2, 1::2]
         # M_init is M_dh here, tags are 1 and 1, 3; half of the second image is padding
         expected = {'dhr/vanished': 0, 'dhr/background': .5, 'dhr/ignored': 1 - 8 / 24,
                     'dhr/changed': (base != final[0, :8]).float().mean().item()}

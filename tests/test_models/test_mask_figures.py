@@ -17,9 +17,9 @@ def count(final, init, base, inside, tagged, background):
                 shown += 1
                 lost += not (final[row] == label).any()
     labelled = inside & (final != 255)
-    # nearest: the pixel at the upper left of the cell
-    both = labelled & (base[:, ::2, ::2] != 255)
-    changed = both & (final != base[:, ::2, ::2])
+    # the pixel in the middle of the cell, or below and to the right of it
+    both = labelled & (base[:, 1::2, 1::2] != 255)
+    changed = both & (final != base[:, 1::2, 1::2])
     return {'dhr/vanished': lost / max(shown, 1),
             'dhr/background': (final[labelled] == background).mean(),
             'dhr/ignored': 1 - labelled.sum() / inside.sum(),

@@ -45,7 +45,7 @@ def mask_figures(final: Tensor, init: Tensor, base: Tensor | None, inside: Tenso
     figures['dhr/ignored'] = _share(inside & ~labelled, inside)
     if base is not None:
         size = final.shape[-2:]
-        before = F.interpolate(base[:, None].float(), size=size, mode='nearest')[:, 0].long()
+        before = F.interpolate(base[:, None].float(), size=size, mode='nearest-exact')[:, 0].long()
         both = labelled & (before != IGNORE)
         figures['dhr/changed'] = _share(both & (final != before), both)
     return figures
