@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmseg_dhr.datasets import read_image_labels
+from mmseg_dhr.datasets.converters import cores
 from mmseg_dhr.evaluation import (
     MaskPair,
     Scores,
@@ -56,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--per-class', action='store_true',
                         help='print the IoU of each class; several folders stand side by side')
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
-    parser.add_argument('--jobs', type=positive_int, default=len(os.sched_getaffinity(0)),
+    parser.add_argument('--jobs', type=positive_int, default=cores(),
                         help='processes (default: all cores)')
     add_config_arguments(parser)
     args = parser.parse_args()

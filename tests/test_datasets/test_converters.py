@@ -17,6 +17,7 @@ from mmseg.datasets import (
 from mmseg_dhr.datasets import COCOObjectDataset
 from mmseg_dhr.datasets.converters import (
     LabelledImage,
+    cores,
     count_warning,
     paint_instances,
     read_instances,
@@ -213,3 +214,10 @@ class TestCOCO:
         with pytest.raises(UserError, match='pip install pycocotools.*--no-masks'):
             write_object_masks(read_instances(file), tmp_path / 'masks')
         assert not (tmp_path / 'masks').exists()
+
+
+def test_cores_where_the_system_knows_of_none_that_are_ours(monkeypatch) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.delattr('os.sched_getaffinity')
+    monkeypatch.setattr('os.cpu_count', lambda: 7)
+    assert cores() == 7

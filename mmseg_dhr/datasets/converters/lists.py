@@ -22,7 +22,9 @@ Result = TypeVar('Result')
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    # macOS and Windows cannot say more than how many there are.
+    known = getattr(os, 'sched_getaffinity', None)
+    return len(known(0)) if known is not None else os.cpu_count() or 1
 
 
 def read_list(path: str | Path, how: str = '') -> list[str]:
