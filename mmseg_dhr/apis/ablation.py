@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ..evaluation import MaskScores, Scores
 from ..formats import OutputFolder, open_output, state_fingerprint, write_mask
 from ..models.propagation import DHRPropagation, PropagationInputs
-from ..utils import UserError
 from .common import Photo, list_photos, read_truth
 from .pseudo_labels import collate, crop_mask, read_beside
 
@@ -68,8 +67,8 @@ def ablate(model: Any, dataset: Any, settings: Mapping[str, Mapping[str, Any]],
         is an M_base, which the last R_C does not touch.
 
     Raises:
-        UserError: If a true mask is missing, or ``masks_dir`` holds masks of other settings or of
-            unknown origin.
+        UserError: If a true mask is missing.
+        ValueError: If ``masks_dir`` holds masks of other settings or of unknown origin.
     """
     head = model.cam_head
 
@@ -105,13 +104,10 @@ def _open_masks(folder: Path, rows: Mapping[str, Row], model: Any, dataset: Any,
     """A folder for the masks of each row; masks that are there are made again."""
     made_with = dict(kind='ablation', weights=state_fingerprint(model),
                      **read_beside(model, dataset))
-    try:
-        return {name: open_output(
-            folder / folder_name(name),
-            dict(made_with, shares=row.shares, propagation=row.propagation.summary()),
-            [photo.img_id for photo in photos], '.png') for name, row in rows.items()}
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return {name: open_output(
+        folder / folder_name(name),
+        dict(made_with, shares=row.shares, propagation=row.propagation.summary()),
+        [photo.img_id for photo in photos], '.png') for name, row in rows.items()}
 
 
 def _row(propagation: Mapping[str, Any], fields: Mapping[str, Any], empty: Any) -> Row:

@@ -30,8 +30,8 @@ class MaskWriterHook(Hook):
         out_dir (str): Folder to write to; made if it is absent. Earlier predictions are replaced.
 
     Raises:
-        UserError: If the folder holds PNG files that are no predictions, or two images have the
-            same file name.
+        ValueError: If the folder holds PNG files that are no predictions.
+        UserError: If two images have the same file name.
     """
 
     def __init__(self, out_dir: str | os.PathLike) -> None:
@@ -41,10 +41,7 @@ class MaskWriterHook(Hook):
     def before_test_epoch(self, runner: Runner) -> None:
         """Check the folder before anything is predicted: photos and true masks are PNG too."""
         if is_main_process():
-            try:
-                open_output(self.out_dir, dict(kind='predictions'), (), '.png')
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            open_output(self.out_dir, dict(kind='predictions'), (), '.png')
         barrier()
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,

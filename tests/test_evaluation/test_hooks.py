@@ -42,7 +42,7 @@ def test_only_predictions_are_replaced(tmp_path):
     photos.mkdir()
     (photos / 'a.png').write_text('a photo')
     hook = HOOKS.build(dict(type='MaskWriterHook', out_dir=str(photos)))
-    with pytest.raises(UserError, match=r'photos: .* found 1 \*\.png files of unknown origin'):
+    with pytest.raises(ValueError, match=r'photos: .* found 1 \*\.png files of unknown origin'):
         hook.before_test_epoch(runner_of())
     assert (photos / 'a.png').read_text() == 'a photo'
 

@@ -109,9 +109,7 @@ def probe(args: argparse.Namespace, config: Config) -> dict[str, list[dict[str, 
     novel = () if args.novel is None else novel_labels(
         args.novel[0] if len(args.novel) == 1 and '/' in args.novel[0] else args.novel,
         dataset.metainfo['classes'], background)
-    predicted = None
-    if args.predict:
-        predicted = open_predictions(args, train.photos, model)
+    predicted = open_predictions(args, train.photos, model) if args.predict else None
     found: dict[str, list[dict[str, Any]]] = {}
     for name, masks in folders.items():
         for seed in args.seeds:
@@ -141,14 +139,11 @@ def open_predictions(args: argparse.Namespace, photos: list[Photo], model: Any) 
     """The folder of ``--predict``; what it holds is made again.
 
     Raises:
-        UserError: If it holds masks of other settings or of unknown origin.
+        ValueError: If it holds masks of other settings or of unknown origin.
     """
     settings = dict(kind='head', weights=state_fingerprint(model), masks=origin_of(args.masks[0]),
                     seed=args.seeds[0], iters=args.iters)
-    try:
-        return open_output(args.predict, settings, [photo.img_id for photo in photos], '.png')
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return open_output(args.predict, settings, [photo.img_id for photo in photos], '.png')
 
 
 def write_predictions(folder: OutputFolder, head: nn.Module, features: FrozenFeatures,

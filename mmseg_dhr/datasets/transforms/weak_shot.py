@@ -51,9 +51,13 @@ class LoadMixedMask(BaseTransform):
                  boundary_threshold: float = 0.5) -> None:
         self._truth = LoadAnnotations()
         self._masks = LoadPseudoMask(mask_dir, num_classes, required=mask_dir is not None)
-        self.mask_dir = mask_dir
         self.boundary_dir = boundary_dir
         self.boundary_threshold = boundary_threshold
+
+    @property
+    def mask_dir(self) -> str | None:
+        """Folder of the novel samples' masks."""
+        return self._masks.mask_dir
 
     def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``.

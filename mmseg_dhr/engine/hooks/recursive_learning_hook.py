@@ -213,7 +213,6 @@ class RecursiveLearningHook(Hook):
             broadcast(buffer)
 
     def _end_warmup(self, runner: Runner, done: int) -> None:
-        self._share_statistics()
         if done:
             self._save_warmup(runner)
         if self.base_masks is not None:
@@ -225,6 +224,7 @@ class RecursiveLearningHook(Hook):
 
     def _write_base(self, dataset: Any, out_dir: str, debias: dict | None = None,
                     **options: Any) -> None:
+        self._share_statistics()
         # The folders belong to this run: masks of an earlier run are replaced.
         run = {k: options.pop(k) for k in _BASE_MASK_OPTIONS if k in options}
         model = self._source
