@@ -10,7 +10,7 @@ share the model:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import numpy as np
@@ -28,6 +28,8 @@ CRF_BACKENDS = ('auto', 'numba', 'torch', 'pydensecrf')
 # pixel, and for each pixel and class
 _MAX_BYTES = 4 << 30
 _PIXEL_BYTES, _CLASS_BYTES = 600, 45
+# A score enters as at least the one and at most the other: its logarithm and sums are finite.
+_LEAST, _MOST = 1e-5, 1e30
 
 
 def dense_crf(image: np.ndarray, probs: np.ndarray, params: DenseCRFParams = DenseCRFParams(),
@@ -91,54 +93,75 @@ def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
     backend = _choose_backend(backend, scores.device.type)
     if params.downscale > 1:
         return _downscaled(images, scores, class_mask, sizes, params, backend, threads)
-    scores = _normalize(scores, class_mask, sizes)
-    if params.iterations == 0:
-        return scores
-    used = class_mask.cpu()
-    todo = [i for i, (height, width) in enumerate(sizes)
-            if height * width and used[i].sum() > 1]
     if backend == 'torch':
-        height, width = scores.shape[-2:]
-        pixel = _PIXEL_BYTES + _CLASS_BYTES * scores.shape[1]
-        step = max(1, _MAX_BYTES // (height * width * pixel))
-        for part in (todo[i:i + step] for i in range(0, len(todo), step)):
-            scores[part] = _torch(images[part], scores[part], class_mask[part],
-                                  [sizes[i] for i in part], params)
-        return scores
-    rgb = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    refined = scores.cpu().numpy()  # the same memory if it is on the CPU
-    places = [(i, np.flatnonzero(used[i].numpy()), slice(sizes[i][0]), slice(sizes[i][1]))
-              for i in todo]
-    jobs = [(rgb[i, rows, columns], np.ascontiguousarray(refined[i, channels, rows, columns]))
-            for i, channels, rows, columns in places]
-    results = _numba(jobs, params, threads) if backend == 'numba' else _pydensecrf(jobs, params)
-    for place, result in zip(places, results, strict=True):
-        refined[place] = result
+        return _torch(images, scores, class_mask, sizes, params)
+    return _on_cpu(images, scores, class_mask, sizes, params, backend, threads)
+
+
+def _on_cpu(images: Tensor, scores: Tensor, class_mask: Tensor, sizes: Sequence[tuple[int, int]],
+            params: DenseCRFParams, backend: str, threads: int) -> Tensor:
+    """Image by image. All work on an image is part of its job, so that threads share it."""
+    if images.dtype != torch.uint8:
+        images = images.float()
+    pixels, given, used = (maps.cpu().numpy() for maps in (images, scores.float(), class_mask))
+    refined = np.zeros(given.shape, np.float32)
+    jobs: list[tuple] = []
+    for i, (height, width) in enumerate(sizes):
+        if height * width and used[i].any():
+            part = i, slice(None), slice(height), slice(width)
+            jobs.append((pixels[part], given[part], np.flatnonzero(used[i]), refined[part]))
+    if backend == 'numba':
+        _numba(jobs, params, threads)
+    else:
+        _pydensecrf(jobs, params)
     return torch.from_numpy(refined).to(scores.device)
 
 
-Job = tuple[np.ndarray, np.ndarray]
-
-
-def _numba(jobs: list[Job], params: DenseCRFParams, threads: int) -> list[np.ndarray]:
+def _numba(jobs: list[tuple], params: DenseCRFParams, threads: int) -> None:
     from .crf.numba_backend import Threads, mean_field
     with Threads(threads) as pool:
-        if len(jobs) >= threads:
-            return pool.each(mean_field, [(*job, params, Threads()) for job in jobs])
-        return [mean_field(*job, params, pool) for job in jobs]
+        apart = sum(len(channels) > 1 for _, _, channels, _ in jobs) >= threads
+        run = functools.partial(mean_field, threads=Threads() if apart else pool)
+        (pool if apart else Threads()).each(_refine, [(run, params, *job) for job in jobs])
 
 
-def _pydensecrf(jobs: list[Job], params: DenseCRFParams) -> list[np.ndarray]:
+def _pydensecrf(jobs: list[tuple], params: DenseCRFParams) -> None:
     from .crf.pydensecrf_backend import mean_field
-    return [mean_field(*job, params) for job in jobs]
+    for job in jobs:
+        _refine(mean_field, params, *job)
 
 
-def _torch(images: Tensor, scores: Tensor, class_mask: Tensor, sizes: list[tuple[int, int]],
+def _refine(mean_field: Callable[[np.ndarray, np.ndarray, DenseCRFParams], np.ndarray],
+            params: DenseCRFParams, image: np.ndarray, scores: np.ndarray, channels: np.ndarray,
+            out: np.ndarray) -> None:
+    """Fill the used channels of ``out`` (C, H, W) for one image (3, H, W)."""
+    probs = np.fmin(np.fmax(scores[channels], _LEAST), _MOST)  # fmax passes over a NaN
+    probs /= probs.sum(0)
+    if len(channels) > 1 and params.iterations:
+        if image.dtype != np.uint8:
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        probs = mean_field(image.transpose(1, 2, 0), probs, params)
+    out[channels] = probs
+
+
+def _torch(images: Tensor, scores: Tensor, class_mask: Tensor, sizes: Sequence[tuple[int, int]],
            params: DenseCRFParams) -> Tensor:
+    """As many images at once as memory allows."""
     from .crf.torch_backend import mean_field
-    with torch.autocast(scores.device.type, enabled=False):
-        images = images.to(scores.device).round().clamp(0, 255)
-        return mean_field(images, scores, class_mask.to(scores.device), sizes, params)
+    scores = _normalize(scores, class_mask, sizes)
+    if params.iterations == 0:
+        return scores
+    images, enter = images.to(scores.device), class_mask.to(scores.device)
+    used = class_mask.cpu()
+    todo = [i for i, (height, width) in enumerate(sizes) if height * width and used[i].sum() > 1]
+    height, width = scores.shape[-2:]
+    pixel = _PIXEL_BYTES + _CLASS_BYTES * scores.shape[1]
+    step = max(1, _MAX_BYTES // (height * width * pixel))
+    for part in (todo[i:i + step] for i in range(0, len(todo), step)):
+        with torch.autocast(scores.device.type, enabled=False):
+            scores[part] = mean_field(images[part].round().clamp(0, 255), scores[part],
+                                      enter[part], [sizes[i] for i in part], params)
+    return scores
 
 
 def _choose_backend(backend: str, device: str) -> str:
@@ -168,7 +191,7 @@ def _works(backend: str) -> bool:
 def _normalize(scores: Tensor, class_mask: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Positive, sums to 1 over the used classes; 0 elsewhere and in the padding."""
     used = class_mask.to(scores.device)[:, :, None, None]
-    probs = torch.nan_to_num(scores.float()).clamp_min(1e-5) * used
+    probs = torch.nan_to_num(scores.float()).clamp(_LEAST, _MOST) * used
     probs = probs / probs.sum(1, keepdim=True).clamp_min(1e-12)
     for one, (height, width) in zip(probs, sizes, strict=True):
         one[:, height:] = 0

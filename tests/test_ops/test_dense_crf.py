@@ -137,6 +137,17 @@ def test_torch_takes_big_batches_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(dense_crf_batch(*arguments), whole)
 
 
+@pytest.mark.parametrize('threads', [2, 3])
+def test_threads_over_images_change_nothing(threads: int) -> None:
+    """Whether the images outnumber the threads or, without the second and the last, do not."""
+    sizes = [(24, 31), (17, 40), (30, 12), (0, 0)]
+    used = torch.tensor([[1, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 0]]).bool()
+    images = torch.randint(0, 256, (4, 3, 30, 40), dtype=torch.uint8)
+    batch = (images, torch.rand(4, 3, 30, 40), used, sizes, DenseCRFParams(), 'numba')
+    torch.testing.assert_close(dense_crf_batch(*batch, threads), dense_crf_batch(*batch),
+                               rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('threads', [2, 3, 7])
 def test_threads_inside_an_image_change_nothing(threads: int) -> None:
     image, probs = _photo((50, 37)), _random_probs(4, (50, 37))
@@ -168,6 +179,22 @@ class TestEveryBackend:
         probs[1, 0, 0] = np.nan
         refined = dense_crf(_image(), probs, backend=backend)
         assert np.isfinite(refined).all() and (refined.argmax(0) == 0).all()
+
+    def test_infinite_scores_are_as_high_as_each_other(self, backend: str) -> None:
+        probs = np.zeros((3, 24, 31), np.float32)
+        probs[:2] = np.inf
+        refined = dense_crf(_image(), probs, DenseCRFParams(iterations=0), backend)
+        np.testing.assert_allclose(refined[:, 0, 0], [.5, .5, 0], atol=1e-6)
+
+    def test_images_of_any_type(self, backend: str) -> None:
+        scores, image = torch.from_numpy(_probs())[None], torch.from_numpy(_image())
+        image = image.permute(2, 0, 1)[None]
+        expected = dense_crf_batch(image, scores, torch.ones(1, 2).bool(), [(24, 31)],
+                                   backend=backend)
+        for other in (image.float() + 0.3, image.long(), image.bfloat16()):
+            got = dense_crf_batch(other, scores, torch.ones(1, 2).bool(), [(24, 31)],
+                                  backend=backend)
+            torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
 
     def test_nan_on_a_coarse_grid_counts_as_0(self, backend: str) -> None:
         probs = _probs()
