@@ -98,7 +98,13 @@ create_venv() {
 
 install_torch() {
   pip_install --upgrade pip 'setuptools<81' wheel && pip_install "$TORCH" 'setuptools<81' || return
-  "$VENV/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$VENV/constraints.txt"
+  "$VENV/bin/python" - >"$VENV/constraints.txt" <<'PY'
+import torch
+
+print('torch==' + torch.__version__)
+if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 3):
+    print('numpy<2')  # it was compiled for NumPy 1
+PY
 }
 
 install_openmmlab() {
