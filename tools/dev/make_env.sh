@@ -18,6 +18,7 @@ PYTHON=${PYTHON:-python3}
 STACK=${STACK:-official}
 TORCH=${TORCH:-torch==2.13.0}
 TIMM=timm==1.0.31
+PYDENSECRF=pydensecrf2==1.1
 REQUIREMENTS=requirements/dev
 STAMP=$VENV/.mmseg_dhr_stamp
 LOG=$VENV/setup.log
@@ -107,6 +108,12 @@ if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 3):
 PY
 }
 
+# With the Cython that pydensecrf2 asks for, it does not compile for Python 3.13.
+install_libraries() {
+  pip_install -r "$REQUIREMENTS/libraries.txt" 'cython>=3.1,<4' || return
+  pip_install --no-deps --no-build-isolation "$PYDENSECRF"
+}
+
 install_openmmlab() {
   # The forks come as source and build without their operators when isolated.
   MMCV_WITH_OPS=0 pip_install --no-deps -r "$REQUIREMENTS/$STACK.txt"
@@ -146,7 +153,7 @@ main() {
   create_venv
   run "$TORCH" 'Is there a build of it for this Python? Set TORCH to another release.' install_torch
   run 'libraries, pydensecrf2 is compiled' 'If a compiler error is shown, the C++ compiler is too old.' \
-    pip_install -r "$REQUIREMENTS/libraries.txt"
+    install_libraries
   run "libraries of OpenMMLab ($STACK)" 'Is the package index reachable?' install_openmmlab
   run "$TIMM and torchvision" 'Is the package index reachable?' install_timm
   run 'development tools' 'Is the package index reachable?' pip_install -r "$REQUIREMENTS/tools.txt"
