@@ -196,10 +196,11 @@ def test_pseudo_labels_are_scored(run_tool, stage, trained, tags, capfd):
 def test_report(run_tool, trained, capfd):
     config, *options = trained.arguments
     assert run_tool('analysis_tools/dhr_report', config, '--examples', '2', '--stride', '4',
-                    '--out', 'report', *options) == 0
+                    '--out', 'report', *options, 'randomness.seed=5') == 0
     figures = json.loads(Path('report/report.json').read_text())
     output = capfd.readouterr().out
     assert 'Pseudo-labels of 6 training images' in output
+    assert 'seed 0, R_C' in output  # the training's, whatever the config says now
     for name in ('M_base', 'R_C: M_dh', 'after recursion: M_dh'):
         assert name in figures and name in output
     page = Path('report/index.html').read_text()

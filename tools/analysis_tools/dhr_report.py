@@ -22,6 +22,7 @@ from mmseg_dhr.engine.hooks.recursive_learning_hook import WARMUP_CHECKPOINT
 from mmseg_dhr.evaluation import MaskScores
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError
+from mmseg_dhr.utils.checks import read_checkpoint
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 from mmseg_dhr.visualization import format_table, write_report
 
@@ -104,9 +105,9 @@ def main() -> None:
         rows, pictures = collect(config, checkpoint, args.stride, args.examples, args.batch_size)
         table = [row(name, scores) for name, scores in rows.items()]
         count = next(iter(rows.values())).compute()
+        seed = read_checkpoint(checkpoint)[1].get('seed', 'unknown')
         caption = (f'Pseudo-labels of {count.all.images} training images '
-                   f'({count.multi.images} with two or more classes), seed '
-                   f'{config.randomness.seed}, R_C on a grid of '
+                   f'({count.multi.images} with two or more classes), seed {seed}, R_C on a grid of '
                    f'{args.stride or config.model.propagation.get("stride", 4)} px')
         out = Path(args.out or Path(config.work_dir) / 'report')
         summary = {name: dict(all=s.compute().all.as_dict(), multi=s.compute().multi.as_dict())
