@@ -107,8 +107,8 @@ def main() -> None:
         count = next(iter(rows.values())).compute()
         seed = read_checkpoint(checkpoint)[1].get('seed', 'unknown')
         caption = (f'Pseudo-labels of {count.all.images} training images '
-                   f'({count.multi.images} with two or more classes), seed {seed}, R_C on a grid of '
-                   f'{args.stride or config.model.propagation.get("stride", 4)} px')
+                   f'({count.multi.images} with two or more classes), seed {seed}, R_C on a grid '
+                   f'of {args.stride or config.model.propagation.get("stride", 4)} px')
         out = Path(args.out or Path(config.work_dir) / 'report')
         summary = {name: dict(all=s.compute().all.as_dict(), multi=s.compute().multi.as_dict())
                    for name, s in rows.items()}
