@@ -1,9 +1,7 @@
 # `make help` lists what there is.
 VENV ?= .venv
-PYTHON ?= python3
-STACK ?= official
 BIN := $(VENV)/bin
-export VENV PYTHON STACK
+export VENV PYTHON STACK TORCH
 
 # More processes than this do not pay: a test takes less than starting torch.
 TEST_PROCESSES ?= 2
@@ -14,7 +12,7 @@ TEST_PROCESSES ?= 2
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: ## Create the virtual environment (VENV, PYTHON, STACK=official|onedl)
+env: ## Create the virtual environment (VENV, PYTHON, STACK=official|onedl, TORCH)
 	@bash tools/dev/make_env.sh
 
 demo: env ## Run the method end to end on generated images

@@ -37,6 +37,17 @@ def test_unusable_python(repo_root: Path, tmp_path: Path) -> None:
     assert "'no-such-python' is no Python >= 3.10" in done.stderr
 
 
+def test_what_an_environment_was_made_with_stays(repo_root: Path, tmp_path: Path) -> None:
+    """A plain `make test` must not replace the environment of `make env PYTHON=... STACK=...`."""
+    (tmp_path / 'pyvenv.cfg').touch()
+    (tmp_path / '.mmseg_dhr_choices').write_text('PYTHON=/old/python\nSTACK=odd\nTORCH=torch\n')
+    for given, expected in (({'STACK': ''}, "but is 'odd'"),
+                            ({'PYTHON': ''}, "'/old/python' is no Python >= 3.10"),
+                            ({}, "no C++ compiler ('no-such-compiler')")):
+        done = _make_env(repo_root, VENV=str(tmp_path), CXX='no-such-compiler', **given)
+        assert expected in done.stderr
+
+
 def test_missing_compiler(repo_root: Path, tmp_path: Path) -> None:
     done = _make_env(repo_root, VENV=str(tmp_path / 'venv'), CXX='no-such-compiler')
     assert done.returncode == 1

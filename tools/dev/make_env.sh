@@ -6,17 +6,27 @@
 #   STACK   libraries of OpenMMLab, official or onedl (default: official)
 #   TORCH   requirement for torch                     (default: torch==2.13.0)
 #
-# A stamp in the environment names what it was made from: as long as that is
-# the same, running the script again does nothing. Anything else, an
-# interrupted run too, is removed and made anew.
+# What is not set stays as it was when the environment was made. A stamp in it
+# names what it was made from: as long as that is the same, running the script
+# again does nothing. Anything else, an interrupted run too, is removed and made
+# anew.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$ROOT"
 VENV=${VENV:-.venv}
-PYTHON=${PYTHON:-python3}
-STACK=${STACK:-official}
-TORCH=${TORCH:-torch==2.13.0}
+CHOICES=$VENV/.mmseg_dhr_choices
+
+# Prints what NAME was when the environment was made, or DEFAULT: `chosen NAME DEFAULT`.
+chosen() {
+  local before
+  before=$(sed -n "s/^$1=//p" "$CHOICES" 2>/dev/null || true)
+  echo "${before:-$2}"
+}
+
+PYTHON=${PYTHON:-$(chosen PYTHON python3)}
+STACK=${STACK:-$(chosen STACK official)}
+TORCH=${TORCH:-$(chosen TORCH torch==2.13.0)}
 TIMM=timm==1.0.31
 PYDENSECRF=pydensecrf2==1.1
 REQUIREMENTS=requirements/dev
@@ -93,6 +103,8 @@ create_venv() {
   rm -rf "$VENV"
   "$PYTHON" -m venv "$VENV" ||
     fail "'$PYTHON -m venv' failed (Debian, Ubuntu: apt-get install python3-venv)."
+  printf '%s\n' "PYTHON=$("$PYTHON" -c 'import sys; print(sys.executable)')" \
+    "STACK=$STACK" "TORCH=$TORCH" >"$CHOICES"
   : >"$LOG"
   : >"$VENV/constraints.txt"
 }
