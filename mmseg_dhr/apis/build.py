@@ -1,19 +1,23 @@
 """Model and data set of a config, as the stage commands need them."""
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 
+from ..datasets.transforms import LoadPseudoMask
+from ..formats import Manifest
 from ..utils import UserError
 from ..utils.checks import check_state, read_checkpoint
 
-__all__ = ['build_dataset', 'build_model', 'default_device', 'propagation_of']
+__all__ = ['build_dataset', 'build_model', 'default_device', 'idle_base', 'propagation_of']
 
 
 def default_device() -> torch.device:
@@ -69,6 +73,8 @@ def propagation_of(model: Any) -> Any:
 def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
     """The tagged data set that a config names for work on whole images.
 
+    Warns if the config's work directory holds an M_base that its pipeline does not load.
+
     Raises:
         UserError: If the config has no such key.
     """
@@ -76,4 +82,18 @@ def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
         raise UserError(f'The config has no `{key}`: a TaggedDataset of the training images with '
                         'an un-augmented pipeline. See configs/_base_/datasets for examples.')
     init_default_scope(config.get('default_scope', 'mmseg'))
-    return DATASETS.build(config[key])
+    dataset = DATASETS.build(config[key])
+    if (folder := idle_base(dataset, config.get('work_dir'))) is not None:
+        print_log(f'{folder} holds M_base, but the config loads none, so the masks start from the '
+                  "network's own seeds. If the training began with MMSEG_DHR_BASE, set it now, "
+                  'too.', logger='current', level=logging.WARNING)
+    return dataset
+
+
+def idle_base(dataset: Any, work_dir: str | Path | None) -> Path | None:
+    """The M_base in a work directory, if the data set's ``LoadPseudoMask`` is told of none."""
+    pipeline = getattr(getattr(dataset, 'dataset', None), 'pipeline', None)
+    told_of_none = any(isinstance(transform, LoadPseudoMask) and transform.mask_dir is None
+                       for transform in getattr(pipeline, 'transforms', ()))
+    folder = Path(work_dir or '.') / 'base_masks'
+    return folder if told_of_none and Manifest.load(folder) is not None else None

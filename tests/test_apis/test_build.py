@@ -4,7 +4,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmseg_dhr.apis import build
 from mmseg_dhr.apis.build import build_dataset, build_model, default_device, propagation_of
+from mmseg_dhr.formats import Manifest
 from mmseg_dhr.utils import UserError
 
 
@@ -66,3 +68,21 @@ def test_propagation(tiny_model) -> None:
     for other in (tiny_model(propagation=None), tiny_model().segmentor):
         with pytest.raises(UserError, match='`model.propagation`'):
             propagation_of(other)
+
+
+def test_an_idle_base_is_named(tagged_scenes, tmp_path, monkeypatch) -> None:
+    """A benchmark's config, whose training began with MMSEG_DHR_BASE, without the variable."""
+    def warnings(**load) -> str:
+        lines: list[str] = []
+        monkeypatch.setattr(build, 'print_log', lambda line, **_: lines.append(line))
+        pipeline = [dict(type='LoadImageFromFile'),
+                    dict(type='LoadPseudoMask', num_classes=9, **load)]
+        build_dataset(Config(dict(work_dir=str(tmp_path),
+                                  pseudo_label_dataset=tagged_scenes(pipeline))))
+        return ''.join(lines)
+
+    assert warnings(mask_dir=None) == ''
+    (tmp_path / 'base_masks').mkdir()
+    Manifest({}).save(tmp_path / 'base_masks')
+    assert 'base_masks holds M_base, but the config loads none' in warnings(mask_dir=None)
+    assert warnings(mask_dir=str(tmp_path / 'base_masks')) == ''

@@ -61,9 +61,10 @@ def train(tmp_path, tiny_model, tagged_scenes, mmseg_modules):
     def run(*hooks, max_iters=4, resume=False, masks='base', steps=(), checkpoints=1,
             log_level='WARNING', **model):
         pipeline = [dict(type='LoadImageFromFile'),
-                    dict(type='LoadPseudoMask', mask_dir=str(tmp_path / masks), num_classes=9),
+                    dict(type='LoadPseudoMask', mask_dir=masks and str(tmp_path / masks),
+                         num_classes=9),
                     *steps, dict(type='PackTaggedInputs')]
-        watch = Watch(tmp_path / masks)
+        watch = Watch(tmp_path / (masks or 'none'))
         torch.manual_seed(0)
         options = dict(propagation=dict(type='DHRPropagation', num_classes=9, refine=None))
         runner = Runner(
@@ -185,6 +186,15 @@ class TestRecursiveLearningHook:
         with pytest.raises(UserError, match=r'base: the masks .* `tools/make_base_masks\.py CONFIG '
                            r'.*warmup\.pth .*base --scales 1\.0`'):
             train(recursive(), max_iters=5, resume=True)
+
+    @pytest.mark.parametrize('warmup', [0, 9])
+    def test_resume_without_loading_the_masks(self, train, recursive, tmp_path, warmup) -> None:
+        """As when MMSEG_DHR_BASE is forgotten: with another phase, or from other seeds."""
+        train(recursive(1), max_iters=3)
+        shutil.move(tmp_path / 'base', tmp_path / 'work/base_masks')
+        with pytest.raises(UserError, match=r'base_masks holds the M_base .* MMSEG_DHR_BASE'):
+            train(recursive(warmup, base=False), max_iters=5, masks=None, resume=True)
+        train(recursive(0, base=False), max_iters=1, masks=None)  # a training of its own
 
     def test_seeds_of_another_method(self, train, recursive, scenes_root, tmp_path) -> None:
         tags = json.loads((scenes_root / 'image_labels.json').read_text())

@@ -13,8 +13,8 @@ from mmseg_dhr.utils import process
 TOOLS = ['debias_masks', 'extract_uss_features', 'make_affinity_labels', 'make_affinity_masks',
          'make_base_masks', 'make_boundaries', 'make_cams', 'make_pseudo_labels', 'test', 'train',
          *(f'analysis_tools/{name}' for name in (
-             'ablation', 'class_correlation', 'dhr_report', 'label_probe', 'point_heatmaps',
-             'uss_choice'))]
+             'ablation', 'benchmark', 'class_correlation', 'dhr_report', 'label_probe',
+             'point_heatmaps', 'training_time', 'uss_choice'))]
 # Page faults of blocks that are as large as an activation (64 MiB), one after the other.
 FAULTS = """
 import resource, runpy, sys

@@ -7,10 +7,14 @@ with and without DHR: it runs the segmentor alone.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import time
 from pathlib import Path
+
+# Before torch is loaded; see mmseg_dhr/utils/process.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 import torch
 from mmengine.config import Config

@@ -21,6 +21,7 @@ from ...apis import (
     write_debiased_masks,
     write_pseudo_labels,
 )
+from ...apis.build import idle_base
 from ...apis.pseudo_labels import read_shares
 from ...evaluation import GroupScores, MaskPair, MaskScores, list_pairs, score_pairs
 from ...formats import Manifest
@@ -112,7 +113,7 @@ class RecursiveLearningHook(Hook):
 
         Raises:
             UserError: If ``source`` is 'teacher' and there is no ``EMAHook``; if masks that this
-                training made before the break are not there.
+                training made before the break are not there, or are there and not loaded.
         """
         self._round_length = (_epoch_length(runner) if isinstance(self.interval, str)
                               else self.interval)
@@ -121,6 +122,11 @@ class RecursiveLearningHook(Hook):
             _claim(Path(options['out_dir']))
             if options.get('debias'):
                 _claim(Path(_biased(options['out_dir'])))
+        idle = idle_base(runner.train_dataloader.dataset, runner.work_dir)
+        if runner.iter and idle is not None:
+            raise UserError(f'{idle} holds the M_base with which this training began, but its '
+                            'config now loads none. Set MMSEG_DHR_BASE as before the break; if it '
+                            "is another training's, remove the folder.")
         restart_data(runner)
         if runner.iter < self.warmup_iters:
             model_of(runner).set_phase('warmup')
