@@ -29,8 +29,9 @@ def main() -> None:
         config = config_from(args)
         propagation_of(config.model)
         model = build_model(config, args.checkpoint)
-        write_pseudo_labels(model, build_dataset(config), args.out_dir, args.stride,
-                            args.batch_size, args.overwrite)
+        dataset = build_dataset(config, expects_base=True)
+        write_pseudo_labels(model, dataset, args.out_dir, args.stride, args.batch_size,
+                            args.overwrite)
 
 
 if __name__ == '__main__':

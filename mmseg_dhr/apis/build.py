@@ -70,10 +70,15 @@ def propagation_of(model: Any) -> Any:
     return propagation
 
 
-def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
+def build_dataset(config: Config, key: str = 'pseudo_label_dataset',
+                  expects_base: bool = False) -> Any:
     """The tagged data set that a config names for work on whole images.
 
-    Warns if the config's work directory holds an M_base that its pipeline does not load.
+    Args:
+        config (Config): Its ``key`` is a ``TaggedDataset``.
+        key (str): Defaults to 'pseudo_label_dataset'.
+        expects_base (bool): Warn if the pipeline would load an M_base but finds none, for masks
+            are made without one as well. Defaults to False.
 
     Raises:
         UserError: If the config has no such key.
@@ -83,17 +88,31 @@ def build_dataset(config: Config, key: str = 'pseudo_label_dataset') -> Any:
                         'an un-augmented pipeline. See configs/_base_/datasets for examples.')
     init_default_scope(config.get('default_scope', 'mmseg'))
     dataset = DATASETS.build(config[key])
-    if (folder := idle_base(dataset, config.get('work_dir'))) is not None:
-        print_log(f'{folder} holds M_base, but the config loads none, so the masks start from the '
-                  "network's own seeds. If the training began with MMSEG_DHR_BASE, set it now, "
-                  'too.', logger='current', level=logging.WARNING)
+    if expects_base and (trouble := _missing_base(dataset, config.get('work_dir'))):
+        print_log(f"{trouble} So the masks start from the network's own seeds.", logger='current',
+                  level=logging.WARNING)
     return dataset
+
+
+def _missing_base(dataset: Any, work_dir: str | None) -> str:
+    if (folder := idle_base(dataset, work_dir)) is not None:
+        return (f'{folder} holds M_base, but the config loads none: if the training began with '
+                'MMSEG_DHR_BASE, set it now, too.')
+    folders = [Path(loader.mask_dir) for loader in _loaders(dataset) if loader.mask_dir is not None]
+    empty = next((f for f in folders if f.is_dir() and not any(f.glob('*.png'))), None)
+    return '' if empty is None else (
+        f'{empty} is to hold M_base, but there is no mask in it: a training makes them at the end '
+        'of its warm-up, tools/make_base_masks.py at any time.')
 
 
 def idle_base(dataset: Any, work_dir: str | Path | None) -> Path | None:
     """The M_base in a work directory, if the data set's ``LoadPseudoMask`` is told of none."""
-    pipeline = getattr(getattr(dataset, 'dataset', None), 'pipeline', None)
-    told_of_none = any(isinstance(transform, LoadPseudoMask) and transform.mask_dir is None
-                       for transform in getattr(pipeline, 'transforms', ()))
+    told_of_none = any(loader.mask_dir is None for loader in _loaders(dataset))
     folder = Path(work_dir or '.') / 'base_masks'
     return folder if told_of_none and Manifest.load(folder) is not None else None
+
+
+def _loaders(dataset: Any) -> list[LoadPseudoMask]:
+    pipeline = getattr(getattr(dataset, 'dataset', None), 'pipeline', None)
+    return [transform for transform in getattr(pipeline, 'transforms', ())
+            if isinstance(transform, LoadPseudoMask)]

@@ -70,19 +70,25 @@ def test_propagation(tiny_model) -> None:
             propagation_of(other)
 
 
-def test_an_idle_base_is_named(tagged_scenes, tmp_path, monkeypatch) -> None:
-    """A benchmark's config, whose training began with MMSEG_DHR_BASE, without the variable."""
-    def warnings(**load) -> str:
+def test_a_missing_base_is_named(tagged_scenes, tmp_path, monkeypatch) -> None:
+    """MMSEG_DHR_BASE forgotten after the training; a folder that nobody has filled."""
+    base = tmp_path / 'base_masks'
+
+    def warnings(mask_dir, expects_base=True) -> str:
         lines: list[str] = []
         monkeypatch.setattr(build, 'print_log', lambda line, **_: lines.append(line))
         pipeline = [dict(type='LoadImageFromFile'),
-                    dict(type='LoadPseudoMask', num_classes=9, **load)]
+                    dict(type='LoadPseudoMask', num_classes=9, mask_dir=mask_dir)]
         build_dataset(Config(dict(work_dir=str(tmp_path),
-                                  pseudo_label_dataset=tagged_scenes(pipeline))))
+                                  pseudo_label_dataset=tagged_scenes(pipeline))),
+                      expects_base=expects_base)
         return ''.join(lines)
 
-    assert warnings(mask_dir=None) == ''
-    (tmp_path / 'base_masks').mkdir()
-    Manifest({}).save(tmp_path / 'base_masks')
-    assert 'base_masks holds M_base, but the config loads none' in warnings(mask_dir=None)
-    assert warnings(mask_dir=str(tmp_path / 'base_masks')) == ''
+    assert warnings(None) == ''
+    base.mkdir()
+    assert 'base_masks is to hold M_base, but there is no mask' in warnings(str(base))
+    assert warnings(str(base), expects_base=False) == ''
+    (base / 'a.png').touch()
+    Manifest({}).save(base)
+    assert warnings(str(base)) == ''
+    assert 'base_masks holds M_base, but the config loads none' in warnings(None)

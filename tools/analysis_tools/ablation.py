@@ -121,7 +121,7 @@ def table_row(name: str, before: Scores, after: Scores) -> tuple[str, ...]:
 def run(args: argparse.Namespace, config: Config) -> tuple[str, dict[str, tuple[Scores, Scores]]]:
     """Caption and scores of all rows."""
     propagation = propagation_of(config.model)
-    dataset = build_dataset(config)
+    dataset = build_dataset(config, expects_base=True)
     model = build_model(config, args.checkpoint)
     rows = rows_of(args.tables, args.predicted_shares, args.rows)
     scores = ablate(model, dataset, rows, truth_folder(config, dataset), propagation,

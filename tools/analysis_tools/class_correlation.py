@@ -59,7 +59,7 @@ def main() -> None:
     args = parse_args()
     with friendly_errors(args.debug):
         config = config_from(args)
-        dataset = build_dataset(config)
+        dataset = build_dataset(config, expects_base=True)
         truth = truth_folder(config, dataset) if args.truth else None
         found = class_correlations(build_model(config, args.checkpoint), dataset, args.every,
                                    args.batch_size, truth)

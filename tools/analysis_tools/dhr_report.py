@@ -70,7 +70,7 @@ def collect(config: Config, checkpoint: Path, stride: int | None, examples: int,
             batch_size: int) -> tuple[dict[str, MaskScores], list[tuple[str, dict]]]:
     """Scores by row name, and the pictures of some images."""
     propagation_of(config.model)
-    dataset = build_dataset(config)
+    dataset = build_dataset(config, expects_base=True)
     truth_dir = truth_folder(config, dataset)
     chosen = pick_examples(dataset, examples)
     keep = [photo.img_id for photo in chosen]

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, config: Config) -> dict[str, dict[str, Pair]]:
     changed = {name: with_features(config, folder) for name, folder in args.features}
     found = {}
     for name, version in changed.items():
-        dataset = build_dataset(version)
+        dataset = build_dataset(version, expects_base=True)
         truth = truth_folder(version, dataset)
         found[name] = ablate(
             build_model(version, args.checkpoint), dataset, ROWS, truth,
