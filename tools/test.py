@@ -10,7 +10,7 @@ from typing import Any
 # Before torch is loaded; see mmseg_dhr/utils/process.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
@@ -66,10 +66,12 @@ def parse_args() -> argparse.Namespace:
 def enable_tta(cfg: Config, crf: bool | None) -> None:
     """Wrap the model for test-time augmentation.
 
+    A ``CRFPostProcess``, which would refine every view, gives way to the same CRF after the mean.
+
     Args:
         cfg (Config): Changed in place.
         crf (bool, optional): Switch the CRF on (with the settings of ``tta_model.crf``, if there
-            are any) or off. None leaves ``tta_model`` as it is.
+            are any) or off. None leaves it to ``tta_model``, or to the ``CRFPostProcess``.
 
     Raises:
         UserError: If the config has no ``tta_pipeline``.
@@ -78,6 +80,8 @@ def enable_tta(cfg: Config, crf: bool | None) -> None:
         raise UserError('`--tta` and `--crf` need a `tta_pipeline` in the config: a TestTimeAug of '
                         'scales and flips, as in the data set configs of mmseg.')
     tta_model = dict(cfg.get('tta_model') or dict(type='CRFTTAModel'))
+    model, refinement = without_post_process(cfg.model)
+    tta_model.update(refinement)
     if crf and tta_model['type'] != 'CRFTTAModel':
         tta_model['type'] = 'CRFTTAModel'
     if crf:
@@ -86,7 +90,18 @@ def enable_tta(cfg: Config, crf: bool | None) -> None:
         tta_model.pop('crf', None)
     for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
         dataset['pipeline'] = cfg.tta_pipeline
-    cfg.model = dict(**tta_model, module=cfg.model)
+    cfg.model = dict(**tta_model, module=model)
+
+
+def without_post_process(model: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
+    """A model without the ``CRFPostProcess`` around it, and its settings for a ``CRFTTAModel``."""
+    if model['type'] != 'CRFPostProcess':
+        return model, {}
+    segmentor = model['segmentor']
+    if model.get('data_preprocessor') is not None:
+        segmentor.setdefault('data_preprocessor', model['data_preprocessor'])
+    settings = {key: model[key] for key in ('min_score', ) if key in model}
+    return segmentor, dict(settings, type='CRFTTAModel', crf=model.get('crf') or dict())
 
 
 def use_images(cfg: Config, folder: str) -> None:

@@ -29,8 +29,8 @@ def class_marginal(kind: str, area: Tensor, class_mask: Tensor, background: bool
         background (bool): Whether channel 0 is the background. Defaults to True.
         shares (Tensor, optional): (B, C) for ``shares``. An image whose shares are all zero
             falls back to ``area``.
-        floor (float): No class that takes part receives less than this share, in [0, 1).
-            Defaults to 0.
+        floor (float): No class that takes part receives less than this share, in [0, 1), or than
+            an equal one if there are too many; the rest is shared out as before. Defaults to 0.
 
     Returns:
         Tensor or None: (B, C) that sums to 1 over the classes that take part; None for uniform.
@@ -56,7 +56,9 @@ def class_marginal(kind: str, area: Tensor, class_mask: Tensor, background: bool
         mass = area
     mass = _normalized(mass, class_mask)
     if floor:
-        mass = _normalized(mass.clamp_min(floor), class_mask)
+        count = class_mask.sum(1, keepdim=True).clamp_min(1)
+        least = (1 / count).clamp_max(floor)
+        mass = (least + (1 - count * least) * mass) * class_mask
     return mass
 
 

@@ -77,7 +77,8 @@ def class_average_pool(features: Tensor, weights: Tensor) -> tuple[Tensor, Tenso
     """Mean feature of each class, weighted by how much of each cell it covers.
 
     Args:
-        features (Tensor): (B, D, h, w), computed in float32.
+        features (Tensor): (B, D, h, w), computed in float32. A cell that is not finite counts for
+            no class.
         weights (Tensor): (B, C, h, w), non-negative, e.g. from :func:`class_area_fractions`.
 
     Returns:
@@ -91,9 +92,11 @@ def class_average_pool(features: Tensor, weights: Tensor) -> tuple[Tensor, Tenso
         raise ValueError('Expected features and weights on the same grid, '
                          f'but got {tuple(features.shape)} and {tuple(weights.shape)}.')
     with torch.autocast(features.device.type, enabled=False):
-        weights = weights.float().flatten(2)  # (B, C, N)
+        feats = features.float().flatten(2)  # (B, D, N)
+        finite = feats.isfinite().all(1, keepdim=True)  # (B, 1, N)
+        weights = weights.float().flatten(2) * finite  # (B, C, N)
         total = weights.sum(2, keepdim=True)  # (B, C, 1)
-        sums = weights @ features.float().flatten(2).transpose(1, 2)  # (B, C, D)
+        sums = weights @ feats.masked_fill(~finite, 0.0).transpose(1, 2)  # (B, C, D)
         return sums / total.clamp_min(1e-12), total[..., 0] > 0
 
 

@@ -57,7 +57,8 @@ def dense_crf(image: np.ndarray, probs: np.ndarray, params: DenseCRFParams = Den
     if classes == 0:
         return np.zeros(probs.shape, np.float32)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return dense_crf_batch(pixels[None], torch.from_numpy(np.asarray(probs, np.float32))[None],
+    scores = torch.from_numpy(np.ascontiguousarray(probs, np.float32))
+    return dense_crf_batch(pixels[None], scores[None],
                            torch.ones(1, classes, dtype=torch.bool), [(height, width)], params,
                            backend, threads)[0].numpy()
 
@@ -87,9 +88,12 @@ def dense_crf_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
         only normalised. It carries no gradient.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If the shapes do not fit, or a setting is out of range.
         ImportError: If the backend is not installed.
     """
+    _check_batch(images, scores, class_mask, sizes)
+    params.check()
+    class_mask = class_mask.bool()
     backend = _choose_backend(backend, scores.device.type)
     if params.downscale > 1:
         return _downscaled(images, scores, class_mask, sizes, params, backend, threads)
@@ -156,7 +160,7 @@ def _torch(images: Tensor, scores: Tensor, class_mask: Tensor, sizes: Sequence[t
     todo = [i for i, (height, width) in enumerate(sizes) if height * width and used[i].sum() > 1]
     height, width = scores.shape[-2:]
     pixel = _PIXEL_BYTES + _CLASS_BYTES * scores.shape[1]
-    step = max(1, _MAX_BYTES // (height * width * pixel))
+    step = max(1, _MAX_BYTES // max(1, height * width * pixel))
     for part in (todo[i:i + step] for i in range(0, len(todo), step)):
         with torch.autocast(scores.device.type, enabled=False):
             scores[part] = mean_field(images[part].round().clamp(0, 255), scores[part],
@@ -207,6 +211,8 @@ def _downscaled(images: Tensor, scores: Tensor, class_mask: Tensor,
     coarse = params.at_stride(factor)._replace(downscale=1)
     refined = torch.zeros_like(scores, dtype=torch.float32)
     for i, (height, width) in enumerate(sizes):
+        if not height * width:
+            continue
         part = (slice(i, i + 1), slice(None), slice(height), slice(width))
         small = -(-height // factor), -(-width // factor)
         pixels, probs = (F.interpolate(torch.nan_to_num(maps[part].float()), small, mode='area')
@@ -215,6 +221,21 @@ def _downscaled(images: Tensor, scores: Tensor, class_mask: Tensor,
                                 threads)
         refined[part] = F.interpolate(probs, (height, width), mode='bilinear')
     return refined
+
+
+def _check_batch(images: Tensor, scores: Tensor, class_mask: Tensor,
+                 sizes: Sequence[tuple[int, int]]) -> None:
+    if scores.ndim != 4 or images.shape != (len(scores), 3, *scores.shape[2:]):
+        raise ValueError('Expected images (B, 3, H, W) and scores (B, C, H, W), '
+                         f'but got {tuple(images.shape)} and {tuple(scores.shape)}.')
+    if class_mask.shape != scores.shape[:2]:
+        raise ValueError(f'Expected a class_mask of shape {tuple(scores.shape[:2])}, '
+                         f'but got {tuple(class_mask.shape)}.')
+    height, width = scores.shape[2:]
+    if len(sizes) != len(scores) or any(not 0 <= h <= height or not 0 <= w <= width
+                                        for h, w in sizes):
+        raise ValueError(f'Expected {len(scores)} sizes of at most {height}x{width}, '
+                         f'but got {list(sizes)}.')
 
 
 def _check(image: np.ndarray, probs: np.ndarray) -> None:

@@ -147,7 +147,9 @@ def pooled_similarity(features: Tensor, init: Tensor, classes: Tensor, class_mas
     if pooling not in POOLINGS:
         raise ValueError(f'Expected pooling to be one of {POOLINGS}, but got {pooling!r}.')
     area = class_area_fractions(init, classes, class_mask, features.shape[-2:])
-    area = area * pixel_mask[:, None]
+    inside_area = area * pixel_mask[:, None]
+    # A class may show in the part of a cell alone whose middle is beyond the image.
+    area = torch.where(inside_area.sum((2, 3), keepdim=True) > 0, inside_area, area)
     weights = majority_vote(area) if pooling == 'majority' else area
     centroids, present = class_average_pool(features, weights)
     inside = pixel_mask[:, None].float()

@@ -164,3 +164,9 @@ def test_errors(plain, options, kind, match):
                                  loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
     with pytest.raises(kind, match=match):
         build(plain, **options)
+
+
+def test_tta_refines_once(plain) -> None:
+    wrapped = dict(type='CRFPostProcess', segmentor=copy.deepcopy(plain))
+    with pytest.raises(UserError, match='each of them. Give it the segmentor alone'):
+        MODELS.build(dict(type='CRFTTAModel', module=wrapped))

@@ -148,6 +148,16 @@ class TestDHRPropagation:
         init = _propagation(stride=4, refine_stride=1, refine=keep).initial_mask(batch)
         assert (init[0] == 2).nonzero().tolist() == [[9, 13]]
 
+    @pytest.mark.parametrize('refine', [None, dict(type='DenseCRF')])
+    def test_no_background_where_the_image_ends_within_a_cell(self, refine: dict | None) -> None:
+        """The last cell of the CAM is padding but for seven columns; nothing scores there."""
+        scene = _scene()
+        scene.update(cam=torch.tensor([.8, 0, 0])[:, None, None].expand(3, 2, 2).clone(),
+                     image=torch.full((3, SIZE, SIZE), 99.0))
+        batch = _batch([scene], tags=[(1, )])._replace(sizes=[(SIZE, 23)])
+        init = _propagation(stride=1, refine=refine, steps=('seeds', )).initial_mask(batch)
+        assert (init[0, :, :23] == 1).all()
+
     def test_all_ignore_base_with_empty_cam_is_finite(self) -> None:
         batch = _batch([_scene()])._replace(cam=torch.zeros(1, 3, 8, 8))
         result = _propagation()(batch, stages=True)

@@ -46,7 +46,9 @@ def test_given_shares_and_their_fallback() -> None:
 def test_the_floor_reaches_every_class_that_takes_part() -> None:
     used = torch.tensor([[True, True, False]])
     got = class_marginal('shares', AREA, used, shares=torch.tensor([[1.0, 0, 0]]), floor=0.05)
-    torch.testing.assert_close(got, torch.tensor([[1 / 1.05, 0.05 / 1.05, 0.0]]))
+    torch.testing.assert_close(got, torch.tensor([[0.95, 0.05, 0.0]]))
+    got = class_marginal('shares', AREA, used, shares=torch.tensor([[1.0, 0, 0]]), floor=0.6)
+    torch.testing.assert_close(got, torch.tensor([[0.5, 0.5, 0.0]]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,5 +59,7 @@ def test_sums_to_one_wherever_there_is_area(kind: str, areas: list[float], floor
     got = class_marginal(kind, area, area > 0, shares=area, floor=floor)
     assert torch.isfinite(got).all() and (got >= 0).all()
     assert (got[area <= 0] == 0).all()
+    if area.sum():
+        assert got[area > 0].min() >= floor - 1e-6
     # The background may take what the foreground, where there is none, cannot.
     assert float(got.sum()) == pytest.approx(float(area.sum() > 0), abs=1e-4)

@@ -89,6 +89,15 @@ class TestAveragePool:
         assert centroids[0, 1].tolist() == [0, 0, 0]
         assert class_similarity(torch.rand(1, 3, 2, 2), centroids)[0, 1].abs().max() == 0
 
+    @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+    def test_a_cell_that_is_not_finite_is_left_out(self, value: str) -> None:
+        features = torch.tensor([[[[1.0, 3.0, 5.0]], [[2.0, 4.0, 6.0]]]])
+        features[0, 1, 0, 2] = float(value)
+        centroids, present = class_average_pool(features, torch.tensor([[[[1.0, 1, 1]],
+                                                                         [[0, 0, 1]]]]))
+        assert centroids.tolist() == [[[2.0, 3.0], [0.0, 0.0]]]
+        assert present.tolist() == [[True, False]]
+
     def test_float32_under_autocast(self) -> None:
         features, weights = torch.rand(1, 8, 4, 4), torch.rand(1, 2, 4, 4)
         mask, used = torch.randint(0, 2, (1, 13, 11)), torch.ones(1, 2).bool()

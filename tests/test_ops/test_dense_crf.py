@@ -277,12 +277,59 @@ def test_input_errors(image: np.ndarray, probs: np.ndarray, message: str) -> Non
 @pytest.mark.parametrize('backend', OURS)
 @pytest.mark.parametrize(('settings', 'message'), [
     (dict(bilateral_srgb=1e-3), 'raise the standard deviations'),
-    (dict(bilateral_srgb=0), 'positive bilateral'),
-    (dict(gaussian_sxy=0), 'positive gaussian_sxy'),
 ])
-def test_setting_errors(backend: str, settings: dict, message: str) -> None:
+def test_lattice_errors(backend: str, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dense_crf(_image(), _probs(), DenseCRFParams(**settings), backend)
+
+
+@pytest.mark.parametrize('backend', [*OURS, 'pydensecrf'])
+@pytest.mark.parametrize(('settings', 'message'), [
+    (dict(bilateral_srgb=0), 'bilateral_srgb of the dense CRF to be positive, but got 0'),
+    (dict(bilateral_sxy=-3), 'bilateral_sxy .* positive, but got -3'),
+    (dict(gaussian_sxy=float('nan')), 'gaussian_sxy .* positive, but got nan'),
+    (dict(gaussian_compat=-1), 'gaussian_compat .* at least 0, but got -1'),
+    (dict(iterations=-1), 'iterations .* whole number of at least 0, but got -1'),
+    (dict(iterations=2.5), 'iterations .* whole number .* but got 2.5'),
+    (dict(downscale=0), 'downscale .* whole number of at least 1, but got 0'),
+])
+def test_setting_errors(backend: str, settings: dict, message: str) -> None:
+    """Some would end the interpreter."""
+    with pytest.raises(ValueError, match=message):
+        dense_crf(_image(), _probs(), DenseCRFParams(**settings), backend)
+
+
+@pytest.mark.parametrize('backend', [*OURS, 'pydensecrf'])
+@pytest.mark.parametrize(('change', 'message'), [
+    (dict(images=torch.zeros(2, 3, 5, 5)), r'scores .*, but got \(2, 3, 5, 5\) and \(2, 4, 6, 7'),
+    (dict(scores=torch.ones(4, 6, 7)), r'and \(4, 6, 7\)'),
+    (dict(class_mask=torch.ones(2, 3).bool()), r'class_mask of shape \(2, 4\), but got \(2, 3'),
+    (dict(sizes=[(6, 7)]), r'2 sizes of at most 6x7, but got \[\(6, 7\)\]'),
+    (dict(sizes=[(6, 7), (6, 8)]), r'2 sizes of at most 6x7'),
+])
+def test_batch_errors(backend: str, change: dict, message: str) -> None:
+    batch = dict(images=torch.zeros(2, 3, 6, 7), scores=torch.ones(2, 4, 6, 7),
+                 class_mask=torch.ones(2, 4).bool(), sizes=[(6, 7)] * 2)
+    with pytest.raises(ValueError, match=message):
+        dense_crf_batch(**{**batch, **change}, backend=backend)
+
+
+@pytest.mark.parametrize('backend', [*OURS, 'pydensecrf'])
+@pytest.mark.parametrize('downscale', [1, 2])
+def test_images_without_pixels(backend: str, downscale: int) -> None:
+    params = DenseCRFParams(downscale=downscale)
+    used = torch.ones(1, 2, dtype=torch.int)
+    got = dense_crf_batch(torch.zeros(1, 3, 6, 7), torch.rand(1, 2, 6, 7), used, [(0, 0)], params,
+                          backend)
+    assert got.eq(0).all()
+    got = dense_crf_batch(torch.zeros(1, 3, 0, 7), torch.rand(1, 2, 0, 7), used, [(0, 7)], params,
+                          backend)
+    assert got.shape == (1, 2, 0, 7)
+
+
+def test_flipped_arrays() -> None:
+    image, probs = _image()[:, ::-1], _probs()[:, :, ::-1]
+    np.testing.assert_array_equal(dense_crf(image, probs), dense_crf(image.copy(), probs.copy()))
 
 
 def test_backend_errors(monkeypatch: pytest.MonkeyPatch) -> None:

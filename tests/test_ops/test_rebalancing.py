@@ -134,6 +134,17 @@ class TestPooledSimilarity:
         with pytest.raises(ValueError, match='majority'):
             pooled_similarity(features, *args, 'vote')
 
+    def test_class_in_the_rest_of_a_cell_has_a_centroid(self) -> None:
+        """The middle of the last cell is padding; its first columns are the image's, and class 1
+        is nowhere else."""
+        init = torch.full((1, 4, 8), 255)
+        init[:, :, :4], init[:, :, 4:5] = 0, 1
+        inside = torch.tensor([[[True, False]]])
+        got = pooled_similarity(torch.eye(2).view(1, 2, 1, 2), init, torch.tensor([[0, 1]]),
+                                torch.ones(1, 2, dtype=torch.bool), inside)
+        assert got.class_mask.tolist() == [[True, True]]
+        assert got.centroids.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
+
     def test_levels_are_averaged(self, scene: dict) -> None:
         one, two = _uss(scene), _uss(scene, 'wss')
         got = average_similarity([one, two], (6, 7))

@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py on four images: what they write and what they say."""
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -79,8 +80,9 @@ def test_enable_tta(load_tool):
     tool = load_tool('test')
 
     def enabled(crf, **settings):
-        cfg = Config(dict(model=dict(type='M'), tta_pipeline=[1], **settings,
-                          test_dataloader=dict(dataset=dict(type='W', dataset=dict(type='D')))))
+        tested = dict(dataset=dict(type='W', dataset=dict(type='D')))
+        cfg = Config(copy.deepcopy(dict(dict(model=dict(type='M'), tta_pipeline=[1],
+                                             test_dataloader=tested), **settings)))
         tool.enable_tta(cfg, crf)
         assert cfg.test_dataloader.dataset.dataset.pipeline == [1]
         return cfg.model.to_dict()
@@ -93,6 +95,14 @@ def test_enable_tta(load_tool):
     assert enabled(True, tta_model=stock) == dict(type='CRFTTAModel', crf={}, module=module)
     assert enabled(True, tta_model=ours) == dict(ours, module=module)
     assert enabled(False, tta_model=ours) == dict(type='CRFTTAModel', module=module)
+    wrapped = dict(type='CRFPostProcess', segmentor=module, crf=dict(iterations=2), min_score=0.1)
+    once = dict(type='CRFTTAModel', crf=dict(iterations=2), min_score=0.1, module=module)
+    assert enabled(None, model=wrapped, tta_model=stock) == once
+    assert enabled(True, model=wrapped, tta_model=ours) == once
+    assert 'crf' not in enabled(False, model=wrapped)
+    assert enabled(None, model=dict(type='CRFPostProcess', segmentor=module, crf=None,
+                                    data_preprocessor=dict(type='P'))) == dict(
+        type='CRFTTAModel', crf={}, module=dict(module, data_preprocessor=dict(type='P')))
     with pytest.raises(UserError, match='tta_pipeline'):
         tool.enable_tta(Config(dict(model=module)), None)
 

@@ -372,6 +372,8 @@ class DHRPropagation:
         scores = recover_seeds(cam, tag_mask, inside, self.transport)
         if layout.first:
             scores = add_background(scores, power=self.background_power)
+        # Where no object is the background is sure; beyond the image, nothing is.
+        scores = scores * inside[:, None]
         # Not by way of the working grid: small classes would not survive it.
         seeds = self._labels_at(part, scores, layout, True, self.refine_stride or self.stride)
         return _resize_labels(seeds, batch.images.shape[-2:], 'nearest')

@@ -38,6 +38,7 @@ class DenseCRF:
         if threads is not None and threads < 1:
             raise ValueError(f'Expected at least one thread, but got {threads}.')
         self.params = DenseCRFParams(**params)  # type: ignore[arg-type]
+        self.params.check()
         self.backend = backend
         self.threads = threads
 

@@ -18,7 +18,7 @@ from .refinement import (
     refine,
 )
 
-__all__ = ['CRFPostProcess']
+__all__ = ['CRFPostProcess', 'is_refined']
 
 
 @MODELS.register_module()
@@ -62,6 +62,11 @@ def CRFPostProcess(segmentor: ConfigType, crf: dict | None = None, min_score: fl
     check_refinement('CRFPostProcess', model, min_score)
     model.register_forward_hook(_CRFHook(DenseCRF(**(crf or {})), min_score), with_kwargs=True)
     return model
+
+
+def is_refined(segmentor: nn.Module) -> bool:
+    """Whether a segmentor comes from :func:`CRFPostProcess`."""
+    return any(isinstance(hook, _CRFHook) for hook in segmentor._forward_hooks.values())
 
 
 class _CRFHook:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...utils import UserError
 from ..propagation.refiners import DenseCRF
+from .crf_post_process import is_refined
 from .refinement import (
     check_refinement,
     class_probabilities,
@@ -41,12 +42,16 @@ class CRFTTAModel(SegTTAModel):
 
     Raises:
         ValueError: If ``min_score`` is outside [0, 1), or a CRF setting is unknown.
-        UserError: If the segmentor has a single output channel.
+        UserError: If the segmentor has a single output channel, or is refined already.
     """
 
     def __init__(self, min_score: float = 0.05, crf: dict | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_refinement('CRFTTAModel', self.module, min_score)
+        if is_refined(self.module):
+            raise UserError('CRFTTAModel refines the mean of all views, but its segmentor is in a '
+                            'CRFPostProcess, which refines each of them. Give it the segmentor '
+                            'alone.')
         self.min_score = min_score
         self.crf = None if crf is None else DenseCRF(**crf)
 

@@ -29,17 +29,19 @@ def multi_scale_features(encoder: nn.Module, images: Tensor, scales: Sequence[fl
         Tensor: Float32 (B, D, h, w).
     """
     height, width = images.shape[-2:]
-    views: list[Tensor] = []
+    total: Tensor | None = None
     for scale in sorted(scales, reverse=True):
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         scaled = images if scale == 1 else F.interpolate(
             images.float(), size=size, mode='bilinear', antialias=scale < 1)
-        views.append(encoder(scaled)[0])
+        view = encoder(scaled)[0].float()
         if flip:
-            views.append(encoder(scaled.flip(-1))[0].flip(-1))
-    grid = views[0].shape[-2:]
-    return torch.stack([F.interpolate(view.float(), size=grid, mode='bilinear',
-                                      align_corners=False) for view in views]).mean(0)
+            view = view + encoder(scaled.flip(-1))[0].flip(-1)
+        # One by one: a batch's maps may have gigabytes.
+        total = view if total is None else total + F.interpolate(
+            view, size=total.shape[-2:], mode='bilinear', align_corners=False)
+    assert total is not None, 'no scale'
+    return total / (len(scales) * (2 if flip else 1))
 
 
 @MODELS.register_module()

@@ -40,9 +40,6 @@ def lattice_of(height: int, width: int, params: DenseCRFParams) -> Lattice:
         ValueError: If the standard deviations are so small that a vertex does not fit 63 bits.
     """
     deviations = [params.bilateral_sxy] * 2 + [params.bilateral_srgb] * 3
-    if not min(deviations) > 0:
-        raise ValueError('Expected positive bilateral_sxy and bilateral_srgb, '
-                         f'but got {params.bilateral_sxy} and {params.bilateral_srgb}.')
     index = np.arange(1, DIM + 1)
     scales = DIRECTIONS * np.sqrt(2 / 3) / np.sqrt(index * (index + 1)) / deviations
     reach = scales * [width, height, 255, 255, 255]
@@ -67,6 +64,4 @@ def lattice_of(height: int, width: int, params: DenseCRFParams) -> Lattice:
 
 def gaussian_taps(sxy: float) -> np.ndarray:
     """One half of the smoothness kernel, from its centre to four standard deviations, float32."""
-    if not sxy > 0:
-        raise ValueError(f'Expected a positive gaussian_sxy, but got {sxy}.')
     return np.exp(-0.5 * (np.arange(int(np.ceil(4 * sxy)) + 1) / sxy)**2).astype(np.float32)

@@ -24,6 +24,18 @@ class DenseCRFParams(NamedTuple):
     bilateral_compat: float = 4.0
     downscale: int = 1
 
+    def check(self) -> None:
+        """Raise a ValueError if a setting is out of range."""
+        whole = dict(iterations=0, downscale=1)
+        for name, value in self._asdict().items():
+            if name in whole:
+                if not isinstance(value, int) or value < whole[name]:
+                    raise ValueError(f'Expected {name} of the dense CRF to be a whole number of at '
+                                     f'least {whole[name]}, but got {value}.')
+            elif not value >= 0 or (value == 0 and not name.endswith('compat')):
+                kind = 'at least 0' if name.endswith('compat') else 'positive'
+                raise ValueError(f'Expected {name} of the dense CRF to be {kind}, but got {value}.')
+
     def at_stride(self, stride: float) -> DenseCRFParams:
         """The same CRF on an image that was shrunk by ``stride``: the wide kernel shrinks with
         it, the smoothness kernel stays at one pixel of the grid it works on."""
