@@ -47,7 +47,7 @@ def correspondence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def correspondence_loss(features: Tensor, codes: Tensor, shift: float, centre: bool = True,
-                        cap: float | None = None) -> Tensor:
+                        cap: float | None = None, keep_mean: bool = False) -> Tensor:
     """STEGO's ``-mean(clamp(S, 0) · (F - b))`` (Hamilton et al., arXiv 2203.08414, section 3).
 
     Codes move together where features correspond by more than ``shift`` and apart elsewhere.
@@ -60,6 +60,8 @@ def correspondence_loss(features: Tensor, codes: Tensor, shift: float, centre: b
             centring" there), which lets small objects count. Defaults to True.
         cap (float, optional): No reward for an S above it; keeps codes from collapsing.
             Defaults to None, no cap.
+        keep_mean (bool): Add the mean of all of F back after centring, as the official code does.
+            Defaults to False, as the paper's text.
 
     Returns:
         Tensor: Scalar.
@@ -72,7 +74,8 @@ def correspondence_loss(features: Tensor, codes: Tensor, shift: float, centre: b
                          f'but got {tuple(features.shape)} and {tuple(codes.shape)}.')
     target = features.detach()
     if centre:
-        target = target - target.mean(dim=-1, keepdim=True)
+        overall = target.mean() if keep_mean else 0.0
+        target = target - target.mean(dim=-1, keepdim=True) + overall
     return -(codes.clamp(0, cap) * (target - shift)).mean()
 
 

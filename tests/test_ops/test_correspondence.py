@@ -49,17 +49,19 @@ class TestCorrespondence:
                     for k in range(2)]
         torch.testing.assert_close(correspondence(a, b), torch.tensor(expected))
 
-    @pytest.mark.parametrize(('centre', 'cap'), [(False, None), (True, None), (True, .8)])
-    def test_loss_equals_a_loop(self, centre, cap):
+    @pytest.mark.parametrize(('centre', 'cap', 'keep'), [
+        (False, None, False), (True, None, False), (True, .8, False), (True, None, True)])
+    def test_loss_equals_a_loop(self, centre, cap, keep):
         f, s = torch.rand(2, 3, 4) * 2 - 1, torch.rand(2, 3, 4) * 2 - 1
         total = 0.
         for k in range(2):
             for i in range(3):
                 mean = f[k, i].mean().item() if centre else 0
+                mean -= f.mean().item() if keep else 0
                 for j in range(4):
                     code = min(max(s[k, i, j].item(), 0), cap or 2)
                     total -= code * (f[k, i, j].item() - mean - .1)
-        found = correspondence_loss(f, s, .1, centre, cap)
+        found = correspondence_loss(f, s, .1, centre, cap, keep)
         assert found.item() == pytest.approx(total / 24, rel=1e-5)
 
     def test_gradient_draws_like_together_and_flows_into_codes_alone(self):

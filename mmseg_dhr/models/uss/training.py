@@ -171,8 +171,9 @@ class STEGOTraining(USSProbes):
 
     Three terms, each :func:`~mmseg_dhr.ops.correspondence.correspondence_loss` between an image and
     a partner at random places: itself (intra), one of its nearest images (inter), and other images
-    of the batch (neg). Defaults are the official ones for ViT-S; those of ViT-B are weights 1, .1,
-    .1538 and shifts .2, .12, 1 (inter, intra, neg).
+    of the batch (neg). Weights and shifts are the official ones for ViT-S; those of ViT-B are
+    weights 1, .1, .1538 and shifts .2, .12, 1 (inter, intra, neg). The official shifts go with
+    ``keep_mean=True``, which was worse after the few iterations of ``configs/uss``.
 
     Args:
         encoder (dict): See :class:`USSProbes`.
@@ -184,6 +185,7 @@ class STEGOTraining(USSProbes):
         neg_samples (int): Random partners of each image. Defaults to 5.
         centre (bool): See ``correspondence_loss``. Defaults to True.
         cap (float, optional): See ``correspondence_loss``. Defaults to None.
+        keep_mean (bool): See ``correspondence_loss``. Defaults to False.
         **kwargs: Of :class:`USSProbes`.
     """
 
@@ -191,7 +193,7 @@ class STEGOTraining(USSProbes):
                  intra_weight: float = .67, neg_weight: float = .63, inter_shift: float = .02,
                  intra_shift: float = .08, neg_shift: float = .66, feature_samples: int = 11,
                  neg_samples: int = 5, centre: bool = True, cap: float | None = None,
-                 **kwargs: Any) -> None:
+                 keep_mean: bool = False, **kwargs: Any) -> None:
         super().__init__(encoder, channels=dim, **kwargs)
         self.head = STEGOHead(self.encoder.out_channels, dim)
         self.weights = dict(inter=inter_weight, intra=intra_weight, neg=neg_weight)
@@ -200,6 +202,7 @@ class STEGOTraining(USSProbes):
         self.neg_samples = neg_samples
         self.centre = centre
         self.cap = cap
+        self.keep_mean = keep_mean
 
     def code(self, features: Tensor) -> Tensor:
         """The head's code."""
@@ -232,7 +235,8 @@ class STEGOTraining(USSProbes):
         """Weighted loss between images and partners."""
         loss = correspondence_loss(
             correspondence(first.features, second.features),
-            correspondence(first.codes, second.codes), self.shifts[name], self.centre, self.cap)
+            correspondence(first.codes, second.codes), self.shifts[name], self.centre, self.cap,
+            self.keep_mean)
         return self.weights[name] * loss
 
 
