@@ -6,10 +6,10 @@
 #   STACK   libraries of OpenMMLab, official or onedl (default: official)
 #   TORCH   requirement for torch                     (default: torch==2.13.0)
 #
-# What is not set stays as it was when the environment was made. A stamp in it
-# names what it was made from: as long as that is the same, running the script
-# again does nothing. Anything else, an interrupted run too, is removed and made
-# anew.
+# What is not set now but was when the environment was made stays as it was. A
+# stamp in it names what it was made from: as long as that is the same, running
+# the script again does nothing. Anything else, an interrupted run too, is
+# removed and made anew.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -17,16 +17,18 @@ cd "$ROOT"
 VENV=${VENV:-.venv}
 CHOICES=$VENV/.mmseg_dhr_choices
 
-# Prints what NAME was when the environment was made, or DEFAULT: `chosen NAME DEFAULT`.
+# Prints what was asked for when the environment was made: `chosen NAME`.
 chosen() {
-  local before
-  before=$(sed -n "s/^$1=//p" "$CHOICES" 2>/dev/null || true)
-  echo "${before:-$2}"
+  sed -n "s/^$1=//p" "$CHOICES" 2>/dev/null || true
 }
 
-PYTHON=${PYTHON:-$(chosen PYTHON python3)}
-STACK=${STACK:-$(chosen STACK official)}
-TORCH=${TORCH:-$(chosen TORCH torch==2.13.0)}
+PYTHON=${PYTHON:-$(chosen PYTHON)}
+STACK=${STACK:-$(chosen STACK)}
+TORCH=${TORCH:-$(chosen TORCH)}
+CHOSEN=$(printf '%s\n' "PYTHON=$PYTHON" "STACK=$STACK" "TORCH=$TORCH")
+PYTHON=${PYTHON:-python3}
+STACK=${STACK:-official}
+TORCH=${TORCH:-torch==2.13.0}
 TIMM=timm==1.0.31
 PYDENSECRF=pydensecrf2==1.1
 REQUIREMENTS=requirements/dev
@@ -103,8 +105,7 @@ create_venv() {
   rm -rf "$VENV"
   "$PYTHON" -m venv "$VENV" ||
     fail "'$PYTHON -m venv' failed (Debian, Ubuntu: apt-get install python3-venv)."
-  printf '%s\n' "PYTHON=$("$PYTHON" -c 'import sys; print(sys.executable)')" \
-    "STACK=$STACK" "TORCH=$TORCH" >"$CHOICES"
+  echo "$CHOSEN" >"$CHOICES"
   : >"$LOG"
   : >"$VENV/constraints.txt"
 }
