@@ -39,6 +39,8 @@ chosen = points.transpose(0, 1).flatten(1).t()[torch.randperm(50)[:3]]
 torch.manual_seed(dist.get_rank())
 probe._place(points)
 assert_common(probe.centres.data, nn.functional.normalize(chosen, dim=1))
+
+dist.destroy_process_group()  # its threads, at the end of the interpreter, may abort the process
 '''
 
 
