@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # Before torch is loaded; see mmseg_dhr/utils/process.py.
@@ -190,6 +191,10 @@ def main() -> None:
         cfg.launcher = args.launcher
         cfg.load_from = args.checkpoint
         if args.images:
+            for folder in filter(None, (args.out, args.show_dir, args.format_voc)):
+                if Path(args.images).resolve() in (path := Path(folder).resolve(), *path.parents):
+                    raise UserError(f'{folder}: a folder of its own, not in {args.images}, where '
+                                    'what is written would be taken for photos.')
             init_default_scope(cfg.get('default_scope', 'mmseg'))
             use_images(cfg, args.images)
         check_datasets(cfg, ('test', ))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..formats import origin_of, state_fingerprint, write_cam, write_mask
 from ..ops import add_background, agreed_labels
 from ..utils import UserError
+from ..utils.checks import spare_inputs
 from .base_masks import BaseMaskSettings, mask_from_cam
 from .boundaries import read_boundary
 from .common import Photo, Shard, in_background, list_photos, open_shard, read_rgb
@@ -253,9 +254,11 @@ def write_affinity_masks(model: Any, dataset: Any, out_dir: str | Path, cam_dir:
         Path: The folder.
 
     Raises:
-        UserError: If the CAMs do not fit the data set, or a boundary map is missing.
+        UserError: If the CAMs do not fit the data set, a boundary map is missing, or either lies
+            in ``out_dir``.
     """
     settings = settings._replace(background_index=dataset.background_index)
+    spare_inputs([out_dir], [cam_dir] if boundary_dir is None else [cam_dir, boundary_dir])
     seeds = _open_cams(dataset, cam_dir, flavour, threads)
     made_with = dict(kind='walked cam' if maps else 'affinity', flavour=seeds.name,
                      seeds=seeds.digest, weights=state_fingerprint(model), **settings._asdict())

@@ -15,7 +15,15 @@ from ..formats import read_mask, state_fingerprint, write_mask
 from ..ops import DenseCRFParams, add_background, dense_crf
 from ..utils import UserError
 from .cams import multi_scale_cams
-from .common import Photo, Shard, in_background, list_photos, open_shard, read_rgb
+from .common import (
+    Photo,
+    Shard,
+    check_scales,
+    in_background,
+    list_photos,
+    open_shard,
+    read_rgb,
+)
 from .seed_folder import LabelledMaps, SeedFolder, open_seeds
 
 __all__ = ['BaseMaskSettings', 'mask_from_cam', 'write_base_masks']
@@ -38,6 +46,15 @@ class BaseMaskSettings(NamedTuple):
     background_power: float | None = None
     crf: dict[str, Any] | None = {}
     background_index: int | None = 0
+
+    def check(self) -> None:
+        """Raise a ValueError for a background that would leave nothing, or everything."""
+        if self.background_constant is not None and not 0 < self.background_constant < 1:
+            raise ValueError('Expected a background constant between 0 and 1, '
+                             f'but got {self.background_constant}.')
+        if self.background_power is not None and not self.background_power > 0:
+            raise ValueError('Expected a positive exponent of the background, '
+                             f'but got {self.background_power}.')
 
     @property
     def has_background(self) -> bool:
@@ -112,11 +129,14 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
         Path: The folder.
 
     Raises:
-        ValueError: Unless exactly one of ``model`` and ``seeds`` is given.
+        ValueError: Unless exactly one of ``model`` and ``seeds`` is given; if the background or a
+            scale is out of range.
         UserError: If the seeds do not fit the data set, or lie in ``out_dir``.
     """
     if (model is None) == (seeds is None):
         raise ValueError('Expected exactly one of `model` and `seeds`.')
+    settings.check()
+    check_scales(scales)
     if seeds is not None and Path(seeds).resolve() == Path(out_dir).resolve():
         raise UserError(f'{seeds}: the seeds lie where M_base is to be written. Move them, or give '
                         'another output folder.')

@@ -81,7 +81,7 @@ def build_dataset(config: Config, key: str = 'pseudo_label_dataset',
             are made without one as well. Defaults to False.
 
     Raises:
-        UserError: If the config has no such key.
+        UserError: If the config has no such key, or its M_base, if expected, is unfinished.
     """
     if key not in config:
         raise UserError(f'The config has no `{key}`: a TaggedDataset of the training images with '
@@ -99,6 +99,10 @@ def _missing_base(dataset: Any, work_dir: str | None) -> str:
         return (f'{folder} holds M_base, but the config loads none: if the training began with '
                 'MMSEG_DHR_BASE, set it now, too.')
     folders = [Path(loader.mask_dir) for loader in _loaders(dataset) if loader.mask_dir is not None]
+    for folder in folders:
+        if (manifest := Manifest.load(folder)) is not None and not manifest.complete:
+            raise UserError(f'{folder}: this M_base is unfinished. Run the command that makes it '
+                            'again: it goes on where it stopped.')
     empty = next((f for f in folders if f.is_dir() and not any(f.glob('*.png'))), None)
     return '' if empty is None else (
         f'{empty} is to hold M_base, but there is no mask in it: a training makes them at the end '

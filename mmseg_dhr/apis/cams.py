@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..formats import state_fingerprint, write_cam
 from ..ops import Climbing, climb, fuse_cams
-from .common import in_background, list_photos, open_shard
+from .common import check_scales, in_background, list_photos, open_shard
 
 __all__ = ['multi_scale_cam', 'multi_scale_cams', 'write_cams']
 
@@ -97,6 +97,7 @@ def write_cams(model: Any, dataset: Any, out_dir: str | Path,
     Returns:
         Path: The folder.
     """
+    check_scales(scales)
     settings = dict(kind='cam', scales=list(scales), flip=flip, weights=state_fingerprint(model))
     if climbing is not None:
         settings['climbing'] = climbing._asdict()

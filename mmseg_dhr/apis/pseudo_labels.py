@@ -16,6 +16,7 @@ from torch import Tensor
 from ..formats import origin_of, state_fingerprint, write_mask
 from ..formats.atomic import atomic_path
 from ..utils import UserError
+from ..utils.checks import spare_inputs
 from .common import in_background, list_photos, open_shard
 from .uss_features import encoder_settings
 
@@ -118,6 +119,10 @@ class _ShareAverage:
         return smoothed
 
 
+# What transforms read from
+_FOLDERS = ('mask_dir', 'boundary_dir', 'cache_dir')
+
+
 def read_shares(folder: str | Path) -> dict[str, list[float]]:
     """The class shares that :func:`write_pseudo_labels` left in a folder; empty if there are none.
 
@@ -156,7 +161,7 @@ def read_beside(model: Any, dataset: Any) -> dict[str, Any]:
     """For a manifest: what made the files that the pipeline loads, and the USS encoder online."""
     read = {name: origin_of(getattr(transform, name))
             for transform in dataset.dataset.pipeline.transforms
-            for name in ('mask_dir', 'boundary_dir', 'cache_dir') if getattr(transform, name, None)}
+            for name in _FOLDERS if getattr(transform, name, None)}
     if 'cache_dir' not in read and model.uss_encoder is not None:
         read['uss'] = encoder_settings(model.uss_encoder)
     return read
@@ -190,6 +195,9 @@ def write_pseudo_labels(model: Any, dataset: Any, out_dir: str | Path, stride: i
     """
     if not 0 <= share_momentum < 1:
         raise ValueError(f'Expected share_momentum in [0, 1), but got {share_momentum}.')
+    spare_inputs([out_dir], [getattr(transform, name)
+                             for transform in dataset.dataset.pipeline.transforms
+                             for name in _FOLDERS if getattr(transform, name, None)])
     settings = dict(kind='dhr', stride=stride, note=note, propagation=model.propagation.summary(),
                     weights=state_fingerprint(model), **read_beside(model, dataset))
     average = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..formats import state_fingerprint, write_features
 from ..models.uss import multi_scale_features
-from .common import in_background, list_photos, open_shard
+from .common import check_scales, in_background, list_photos, open_shard
 
 __all__ = ['encoder_settings', 'extract_uss_features', 'write_uss_features']
 
@@ -61,6 +61,7 @@ def write_uss_features(encoder: Any, dataset: Any, out_dir: str | Path,
     """
     if hasattr(encoder, 'init_weights') and not getattr(encoder, 'is_init', False):
         encoder.init_weights()
+    check_scales(scales)
     settings = dict(kind='uss', scales=list(scales), flip=flip, **encoder_settings(encoder))
     shard = open_shard('USS features', out_dir, list_photos(dataset), settings, '.safetensors',
                        overwrite, tagged=False)

@@ -190,7 +190,7 @@ def check_images(dataset: BaseDataset, ids: Sequence[str], paths: Sequence[str])
     if getattr(dataset, 'backend_args', None):
         return
     # One listing per folder instead of one look-up per image.
-    present = {folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    present = {folder: set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
                for folder in {os.path.dirname(path) for path in paths}}
     missing = [path for path in paths
                if os.path.basename(path) not in present[os.path.dirname(path)]]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from .errors import UserError
 
 __all__ = [
     'check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
-    'missing_part', 'naming_broken_files', 'read_checkpoint'
+    'missing_part', 'naming_broken_files', 'read_checkpoint', 'spare_inputs'
 ]
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
@@ -290,3 +290,20 @@ def _load_url(path: str) -> Any:
         first = str(error).strip().split('\n')[0]
         raise UserError(f'{path}: not a checkpoint that can be read '
                         f'({type(error).__name__}: {first}).') from error
+
+
+def spare_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike]) -> None:
+    """See that nothing that is read is written over.
+
+    Args:
+        outputs: Files or folders that are to be written.
+        inputs: Files or folders that are read.
+
+    Raises:
+        UserError: If one is the other; names it.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in read:
+            raise UserError(f'{os.fspath(path)}: it is read here, and would be written over. Give '
+                            'another output.')

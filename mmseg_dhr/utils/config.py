@@ -52,6 +52,12 @@ def load_config(path: str | Path, work_dir: str | None = None, data_root: str | 
     if options:
         _merge(config, options)
     config.work_dir = work_dir or config.get('work_dir') or f'./work_dirs/{Path(path).stem}'
+    beside = os.path.realpath(config.work_dir) == os.path.realpath(os.path.dirname(path) or '.')
+    if beside and '_base_' in Path(path).read_text(encoding='utf-8'):
+        # MMEngine writes the config as it was run there, under the same name. That may replace
+        # such a copy, which has no base, but not what somebody wrote.
+        raise UserError(f'{config.work_dir}: this is the folder of {path} itself, which a run '
+                        'would replace. Give another work directory.')
     _replace(config._cfg_dict, config.work_dir)
     return config
 

@@ -1,6 +1,7 @@
 """Errors that the user can mend, told in one line."""
 from __future__ import annotations
 
+import errno
 import linecache
 import os
 import re
@@ -16,6 +17,8 @@ __all__ = ['DEBUG_ENV', 'error_line', 'friendly_errors']
 
 DEBUG_ENV = 'MMSEG_DHR_DEBUG'
 
+# A full disk or a read-only one
+_FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 _FRAME = re.compile(r'^  File "(.+)", line (\d+)')
 
@@ -74,7 +77,8 @@ def error_line(error: BaseException) -> str | None:
         if match:
             return match.expand(replacement)
     if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError
-                  | IsADirectoryError):
+                  | IsADirectoryError | FileExistsError) or (
+                      isinstance(error, OSError) and error.errno in _FULL_OR_LOCKED):
         return _one_line(text)
     if kind == 'ConfigParsingError':
         return _one_line(text)

@@ -163,6 +163,13 @@ class TestFolders:
         with pytest.raises(UserError, match='beta was 8.0 and is now 9.0'):
             write_affinity_masks(Still(), photos, out, cam_dir, WalkSettings(beta=9.0))
 
+    def test_its_own_cams_are_spared(self, photos: Any, cam_dir: Path) -> None:
+        before = sorted(cam_dir.iterdir())
+        with pytest.raises(UserError, match='it is read here'):
+            write_affinity_masks(Still(), photos, cam_dir, cam_dir, WalkSettings(), maps=True,
+                                 overwrite=True)
+        assert sorted(cam_dir.iterdir()) == before
+
     def test_maps(self, photos: Any, cam_dir: Path, tmp_path: Path) -> None:
         out = write_affinity_masks(Still(), photos, tmp_path / 'out', cam_dir, WalkSettings(),
                                    maps=True)

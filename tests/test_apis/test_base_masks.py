@@ -269,3 +269,13 @@ class TestSeeds:
         with pytest.raises(UserError, match='1 of 3 files hold NaN or infinity: c'):
             write_base_masks(photos, tmp_path / 'out', PLAIN, seeds=seeds)
         assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(('settings', 'scales', 'message'), [
+    (dict(background_constant=1.5), (1.0, ), 'between 0 and 1, but got 1.5'),
+    (dict(background_constant=0), (1.0, ), 'between 0 and 1, but got 0'),
+    (dict(background_power=-2), (1.0, ), 'positive exponent of the background, but got -2'),
+    ({}, (), 'positive scales'), ({}, (1.0, -1), r'positive scales, but got \[1.0, -1\]')])
+def test_senseless_settings(model, scenes, tmp_path, settings, scales, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_base_masks(scenes, tmp_path, BaseMaskSettings(**settings), model, scales=scales)

@@ -90,5 +90,8 @@ def test_a_missing_base_is_named(tagged_scenes, tmp_path, monkeypatch) -> None:
     assert warnings(str(base), expects_base=False) == ''
     (base / 'a.png').touch()
     Manifest({}).save(base)
+    with pytest.raises(UserError, match='base_masks: this M_base is unfinished'):
+        warnings(str(base))
+    Manifest({}, complete=True, count=1).save(base)
     assert warnings(str(base)) == ''
     assert 'base_masks holds M_base, but the config loads none' in warnings(None)

@@ -139,6 +139,11 @@ class TestWritePseudoLabels:
         with pytest.raises(UserError, match="mask_dir was '.*SegmentationClass' and is now '.*oth"):
             write_pseudo_labels(model, other, tmp_path / 'out', stride=4)
 
+    def test_its_own_m_base_is_spared(self, model, scenes_root, scenes_with_base) -> None:
+        with pytest.raises(UserError, match='SegmentationClass: it is read here'):
+            write_pseudo_labels(model, scenes_with_base(), scenes_root / 'SegmentationClass',
+                                stride=4, overwrite=True)
+
 
 class TestShares:
     """What is kept of the class shares where the propagation needs them."""

@@ -139,8 +139,17 @@ class TestRecursiveLearningHook:
         assert seen.phases == ['online'] and seen.has_base == [[True, True]]
         assert not (tmp_path / 'work/warmup.pth').exists()
 
-    def test_warmup_alone(self, train, recursive, tmp_path) -> None:
+    @pytest.mark.parametrize(('options', 'message'), [
+        (dict(backgroud_constant=.4), r"`base_masks` among .*, but got \['backgroud_constant'\]"),
+        (dict(debias=dict(feature='x')), r"`base_masks.debias` among .*, but got \['feature'\]"),
+        (dict(debias=dict(keep=.2)), 'needs `features`')])
+    def test_settings_are_checked_before_the_warmup(self, options, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            RecursiveLearningHook(base_masks=dict(out_dir='base', **options))
+
+    def test_warmup_alone(self, train, recursive, tmp_path, capsys) -> None:
         seen = train(recursive(2), max_iters=2)
+        assert 'within its warm-up of 2: it learns the tags alone' in capsys.readouterr().out
         assert seen.phases == ['warmup'] * 2
         assert not list((tmp_path / 'base').iterdir())
 

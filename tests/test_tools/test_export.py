@@ -168,3 +168,22 @@ def test_wrong_checkpoint_is_told_in_one_line(wrapped, write_config, save_checkp
     assert run_tool(EXPORT, config, plain, 'out') == 2
     assert 'the checkpoint is of another model' in capfd.readouterr().err
     assert not Path('out').exists()
+
+
+@pytest.mark.parametrize('out', ['.', 'work_dirs/tiny'])
+def test_a_training_is_not_written_over(wrapped, run_tool, capfd, out):
+    """The config itself; the copy of it in the work directory."""
+    Path('work_dirs/tiny').mkdir(parents=True)
+    before = [Path(path).read_bytes() for path in wrapped]
+    assert run_tool(EXPORT, *wrapped, out) == 2
+    assert 'it is read here, and would be written over' in capfd.readouterr().err
+    assert [Path(path).read_bytes() for path in wrapped] == before
+
+
+def test_photos_without_masks_have_no_metric(load_tool):
+    data = dict(type='ImageLabelDataset', data_root='photos', pipeline=[],
+                metainfo=dict(classes=['a', 'b'], palette=[[0, 0, 0], [1, 1, 1]]))
+    cfg = Config(dict(model=dict(type='EncoderDecoder'), test_evaluator=[],
+                      test_dataloader=dict(dataset=data)))
+    plain = load_tool(EXPORT).plain_config(cfg, data['metainfo'])
+    assert plain.test_evaluator == []

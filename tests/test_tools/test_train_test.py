@@ -11,6 +11,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmseg_dhr.utils import UserError
@@ -76,7 +77,6 @@ test_evaluator = dict(_delete_=True, type='IoUMetric', iou_metrics=['mIoU'])
 
 
 def test_enable_tta(load_tool):
-    from mmengine.config import Config
     tool = load_tool('test')
 
     def enabled(crf, **settings):
@@ -213,3 +213,31 @@ def test_missing_things_are_told_in_one_line(run_tool, write_config, voc_dir, ca
 def test_debug_keeps_the_traceback(run_tool, write_config):
     with pytest.raises(UserError):
         run_tool('test', write_config(), 'x.pth', '--debug')
+
+
+def test_a_folder_of_photos_is_not_written_into(trained, run_tool, voc_dir, capfd):
+    photos = voc_dir / 'JPEGImages'
+    for option in ('--out', '--show-dir', '--format-voc'):
+        assert run_tool('test', *trained, '--data-root', voc_dir, '--images', photos,
+                        option, photos / 'masks') == 2
+        assert 'would be taken for photos' in capfd.readouterr().err
+    assert not (photos / 'masks').exists()
+
+
+def test_a_config_is_not_replaced_by_its_copy(trained, run_tool, voc_dir, capfd):
+    mine = Path('mine.py')
+    mine.write_text(f'_base_ = [{trained[0]!r}]\n')
+    assert run_tool('train', mine, '--data-root', voc_dir, '--work-dir', '.') == 2
+    assert 'itself, which a run would replace' in capfd.readouterr().err
+    assert mine.read_text().startswith('_base_')
+    Path('run').mkdir()
+    copy = Path('run/copy.py')
+    Config.fromfile(trained[0]).dump(copy)
+    assert run_tool('test', copy, trained[1], '--data-root', voc_dir, '--work-dir', 'run') == 0
+
+
+def test_tags_of_voc_without_compiled_operators(repo_root):
+    """In a process of its own: here mmcv is prepared already."""
+    done = subprocess.run([sys.executable, 'tools/dataset_converters/voc_xml_tags.py', 'absent'],
+                          cwd=repo_root, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2 and 'absent/ImageSets' in done.stderr

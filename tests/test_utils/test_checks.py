@@ -16,7 +16,7 @@ from mmseg_dhr.utils import (
     leaf_datasets,
     naming_broken_files,
 )
-from mmseg_dhr.utils.checks import missing_part, read_checkpoint
+from mmseg_dhr.utils.checks import missing_part, read_checkpoint, spare_inputs
 
 
 @pytest.fixture
@@ -209,3 +209,11 @@ def test_nothing_of_a_hostile_checkpoint_is_run(tmp_path, legacy):
     with pytest.raises(UserError, match=r'a\.pth: the pickle asks for posix\.mkdir'):
         check_checkpoint(Net(), tmp_path / 'a.pth')
     assert not (tmp_path / 'made').exists()
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'masks')
+    spare_inputs([tmp_path / 'out'], [tmp_path / 'masks', tmp_path])
+    for out in ('masks', 'link', 'a/../masks'):
+        with pytest.raises(UserError, match=f'{out}: it is read here'):
+            spare_inputs([tmp_path / 'out', tmp_path / out], [tmp_path / 'masks'])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 import pytest
@@ -69,6 +71,14 @@ def test_bugs_keep_their_traceback(catch):
 def test_missing_file_is_named(catch, tmp_path):
     line = error_line(catch(lambda: (tmp_path / 'absent').read_bytes()))
     assert f'{tmp_path}/absent' in line and 'No such file' in line
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EEXIST])
+def test_a_disk_that_takes_nothing_is_the_users(code):
+    def fail():
+        raise OSError(code, os.strerror(code), 'out/a.png')
+
+    assert error_line(caught(fail)) == f'out/a.png: {os.strerror(code)}.'
 
 
 def test_errors_of_mmseg_are_reworded(tmp_path):

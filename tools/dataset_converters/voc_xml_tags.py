@@ -9,8 +9,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg.datasets import PascalVOCDataset
-
 from mmseg_dhr.datasets.converters import (
     print_tags,
     read_list,
@@ -36,6 +34,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the annotations and write the file."""
+    # After this package: mmcv may be without its compiled operators.
+    from mmseg.datasets import PascalVOCDataset
+
     args = parse_args(argv)
     with friendly_errors(args.debug):
         ids = read_list(args.root / f'ImageSets/Segmentation/{args.list}.txt',

@@ -17,7 +17,7 @@ from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
 
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, leaf_datasets
-from mmseg_dhr.utils.checks import check_state, read_checkpoint
+from mmseg_dhr.utils.checks import check_state, read_checkpoint, spare_inputs
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors
 
 _WRAPPER = 'DualEncoderSegmentor'
@@ -150,7 +150,7 @@ def plain_config(cfg: Config, meta: Mapping[str, Any]) -> Config:
         test_pipeline=plain_pipeline(leaf['pipeline']),
         test_dataloader=loader,
         test_evaluator=[e for e in evaluators if not is_ours(METRICS, e['type'])]
-        or dict(type='IoUMetric', iou_metrics=['mIoU']),
+        or evaluators and dict(type='IoUMetric', iou_metrics=['mIoU']),
         test_cfg=dict(type='TestLoop'),
         default_hooks=dict(visualization=dict(type='SegVisualizationHook')),
         visualizer=dict(type='SegLocalVisualizer', name='visualizer',
@@ -184,9 +184,14 @@ def export(cfg: Config, checkpoint_path: str, out_dir: str, name: str) -> tuple[
         tuple[Path, Path]: Config and checkpoint.
 
     Raises:
-        UserError: If the checkpoint does not fit the config, or something has no stock type.
+        UserError: If the checkpoint does not fit the config, something has no stock type, or the
+            files would replace those of the training.
     """
     init_default_scope('mmseg')
+    config_file, weights_file = (Path(out_dir) / f'{name}{suffix}' for suffix in ('.py', '.pth'))
+    # A work directory holds the training's own config under this name.
+    spare_inputs([config_file, weights_file, out_dir],
+                 [cfg.filename, checkpoint_path, Path(checkpoint_path).parent, cfg.work_dir])
     state, meta = read_checkpoint(checkpoint_path)
     meta = dataset_meta(cfg, meta)
     plain = plain_config(cfg, meta)
@@ -196,7 +201,6 @@ def export(cfg: Config, checkpoint_path: str, out_dir: str, name: str) -> tuple[
     model = MODELS.build(plain.model)
     check_state(model, state, checkpoint_path)
     model.load_state_dict(state, strict=True)  # the written pair is complete, nothing is left over
-    config_file, weights_file = (Path(out_dir) / f'{name}{suffix}' for suffix in ('.py', '.pth'))
     with atomic_path(weights_file) as temporary:
         torch.save(dict(state_dict=state, meta=dict(dataset_meta=meta)), temporary)
     with atomic_path(config_file) as temporary:

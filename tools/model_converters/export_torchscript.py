@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmseg_dhr.formats import atomic_path
 from mmseg_dhr.utils import UserError, check_checkpoint
-from mmseg_dhr.utils.checks import read_checkpoint
+from mmseg_dhr.utils.checks import read_checkpoint, spare_inputs
 from mmseg_dhr.utils.cli import add_config_arguments, config_from, friendly_errors, positive_int
 
 _TOLERANCE = 1e-3  # of the largest logit: fused kernels add up in another order
@@ -134,6 +134,7 @@ def main() -> None:
     """Export, compare with the original and say what was found."""
     args = parse_args()
     with friendly_errors(args.debug):
+        spare_inputs([args.out], [args.config, args.checkpoint])
         network = load_network(config_from(args), args.checkpoint)
         traced, any_size = trace(network, *args.size)
         with atomic_path(args.out) as temporary:

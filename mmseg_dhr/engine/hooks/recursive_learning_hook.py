@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,13 @@ class RecursiveLearningHook(Hook):
                              "'epoch' alone.")
         if source not in SOURCES:
             raise ValueError(f'Expected source to be one of {SOURCES}, but got {source!r}.')
+        _check_fields('base_masks', base_masks, BaseMaskSettings, ('out_dir', 'debias',
+                                                                   *_BASE_MASK_OPTIONS))
+        debias = (base_masks or {}).get('debias')
+        _check_fields('base_masks.debias', debias, DebiasSettings, ('features', ))
+        if debias is not None and 'features' not in debias:
+            raise ValueError('`base_masks.debias` needs `features`, a folder of cached USS '
+                             'features.')
         self.warmup_iters = warmup_iters
         self.interval = interval
         self.base_masks = base_masks
@@ -128,6 +136,11 @@ class RecursiveLearningHook(Hook):
                             'config now loads none. Set MMSEG_DHR_BASE as before the break; if it '
                             "is another training's, remove the folder.")
         restart_data(runner)
+        if runner.max_iters <= self.warmup_iters:
+            print_log(f'This training ends after {runner.max_iters} iterations, within its warm-up '
+                      f'of {self.warmup_iters}: it learns the tags alone, and its segmentor '
+                      'nothing. A shorter warm-up is `warmup_iters` of the RecursiveLearningHook.',
+                      logger='current', level=logging.WARNING)
         if runner.iter < self.warmup_iters:
             model_of(runner).set_phase('warmup')
         elif runner.iter == self.warmup_iters:
@@ -291,6 +304,12 @@ class RecursiveLearningHook(Hook):
         if self._source is model_of(runner):
             self._source.train()
         restart_data(runner)
+
+
+def _check_fields(name: str, given: dict | None, settings: type, others: Sequence[str]) -> None:
+    known = {*settings._fields, *others} - {'background_index'}  # type: ignore[attr-defined]
+    if unknown := sorted(set(given or {}) - known):
+        raise ValueError(f'Expected fields of `{name}` among {sorted(known)}, but got {unknown}.')
 
 
 def _epoch_length(runner: Runner) -> int:
