@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from mmseg_dhr.utils import (
     leaf_datasets,
     naming_broken_files,
 )
+from mmseg_dhr.utils.checks import read_checkpoint
 from mmseg_dhr.utils.cli import (
     add_config_arguments,
     add_launcher_arguments,
@@ -144,6 +146,15 @@ def without_masks(pipeline: Sequence[Any]) -> list[Any]:
     return kept
 
 
+def compare_classes(trained: Sequence[str] | None, tested: Sequence[str] | None) -> None:
+    """Warn if a label id means another class in the test than it did in the training."""
+    if trained and tested and list(trained) != list(tested):
+        print_log(f'The network was trained on the classes {", ".join(trained)}, but the test has '
+                  f'{", ".join(tested)}: by its ids, one is taken for the other. A change of the '
+                  'names of your own photos changes their order.', logger='current',
+                  level=logging.WARNING)
+
+
 class ThroughputHook(Hook):
     """Says at the end how fast the test was and how much memory it took."""
 
@@ -208,6 +219,7 @@ def main() -> None:
         prepare_cpu_launch(cfg)
         runner = Runner.from_cfg(cfg)
         check_checkpoint(runner.model, args.checkpoint)
+        meta = read_checkpoint(args.checkpoint)[1]
         runner.register_hook(TestProgressHook())
         runner.register_hook(ThroughputHook())
         if args.out:
@@ -215,6 +227,8 @@ def main() -> None:
         if args.format_voc:
             runner.register_hook(VOCSubmissionHook(args.format_voc))
         with naming_broken_files(cfg, ('test', )):
+            compare_classes((meta.get('dataset_meta') or {}).get('classes'),
+                            runner.test_loop.dataloader.dataset.metainfo.get('classes'))
             runner.test()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -102,9 +103,11 @@ def prepare_cpu_launch(cfg: Config) -> None:
 
 
 def _leave_process_group() -> None:
-    # Threads of gloo that still run when the interpreter is torn down can abort the process.
+    # Threads of gloo that still run when the interpreter is torn down can abort the process. They
+    # end with the group, which a model in a reference cycle would keep.
     import torch
 
+    gc.collect()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -215,6 +215,16 @@ def test_debug_keeps_the_traceback(run_tool, write_config):
         run_tool('test', write_config(), 'x.pth', '--debug')
 
 
+def test_other_classes_are_named(load_tool, monkeypatch):
+    tool, lines = load_tool('test'), []
+    monkeypatch.setattr(tool, 'print_log', lambda line, **_: lines.append(line))
+    for trained, tested in ((['a', 'b'], ['a', 'b']), (('a', 'b'), ['a', 'b']), (None, ['a'])):
+        tool.compare_classes(trained, tested)
+    assert not lines
+    tool.compare_classes(['a', 'b'], ['b', 'velo'])
+    assert 'trained on the classes a, b, but the test has b, velo' in lines[0]
+
+
 def test_a_folder_of_photos_is_not_written_into(trained, run_tool, voc_dir, capfd):
     photos = voc_dir / 'JPEGImages'
     for option in ('--out', '--show-dir', '--format-voc'):

@@ -13,6 +13,8 @@ from ...ops.geometry import sample_features
 
 __all__ = ['LoadCAM', 'LoadPseudoMask', 'LoadUSSFeatures']
 
+_OLD = ' If an earlier training made it, of other photos or tags, remove its folder.'
+
 
 def _image_id(results: dict) -> str:
     return results.get('img_id') or Path(results['img_path']).stem
@@ -92,12 +94,12 @@ class LoadPseudoMask(BaseTransform):
         mask = read_mask(path)
         if mask.shape != size:
             raise ValueError(f"{path}: expected a mask of the image's size {size[0]}x{size[1]} "
-                             f'(HxW), but found {mask.shape[0]}x{mask.shape[1]}.')
+                             f'(HxW), but found {mask.shape[0]}x{mask.shape[1]}.{_OLD}')
         labels = np.unique(mask)
         unknown = labels[(labels >= self.num_classes) & (labels != 255)]
         if len(unknown):
             raise ValueError(f'{path}: expected label indices below {self.num_classes} or 255, '
-                             f'but found {unknown[:5].tolist()}.')
+                             f'but found {unknown[:5].tolist()}.{_OLD}')
         return mask
 
     def __repr__(self) -> str:
