@@ -13,17 +13,9 @@ from torch import Tensor
 
 from ..formats import read_mask, state_fingerprint, write_mask
 from ..ops import DenseCRFParams, add_background, dense_crf
-from ..utils import UserError
+from ..utils.checks import check_scales, spare_inputs
 from .cams import multi_scale_cams
-from .common import (
-    Photo,
-    Shard,
-    check_scales,
-    in_background,
-    list_photos,
-    open_shard,
-    read_rgb,
-)
+from .common import Photo, Shard, in_background, list_photos, open_shard, read_rgb
 from .seed_folder import LabelledMaps, SeedFolder, open_seeds
 
 __all__ = ['BaseMaskSettings', 'mask_from_cam', 'write_base_masks']
@@ -137,9 +129,8 @@ def write_base_masks(dataset: Any, out_dir: str | Path, settings: BaseMaskSettin
         raise ValueError('Expected exactly one of `model` and `seeds`.')
     settings.check()
     check_scales(scales)
-    if seeds is not None and Path(seeds).resolve() == Path(out_dir).resolve():
-        raise UserError(f'{seeds}: the seeds lie where M_base is to be written. Move them, or give '
-                        'another output folder.')
+    if seeds is not None:
+        spare_inputs([out_dir], [seeds])
     photos, opened = list_photos(dataset), None
     origin: dict[str, Any] = dict(scales=list(scales), flip=flip)
     if seeds is None:

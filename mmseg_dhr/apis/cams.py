@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..formats import state_fingerprint, write_cam
 from ..ops import Climbing, climb, fuse_cams
-from .common import check_scales, in_background, list_photos, open_shard
+from ..utils.checks import check_scales
+from .common import in_background, list_photos, open_shard
 
 __all__ = ['multi_scale_cam', 'multi_scale_cams', 'write_cams']
 

@@ -21,7 +21,7 @@ from ..utils.checks import check_depth
 from ..utils.throughput import Throughput
 
 __all__ = [
-    'Photo', 'Shard', 'TrueMasks', 'check_scales', 'image_size', 'in_background', 'list_photos',
+    'Photo', 'Shard', 'TrueMasks', 'image_size', 'in_background', 'list_photos',
     'of_one_size', 'open_shard', 'read_ahead', 'read_rgb', 'read_truth'
 ]
 
@@ -264,9 +264,3 @@ def read_truth(masks: str | Path | TrueMasks, photo: Photo) -> np.ndarray:
         raise UserError(f'{path}: no true mask for image {photo.img_id}. Scoring needs masks for '
                         'every image; set `score_masks` in the config, below the data root.')
     return read_mask(path, masks.reduce_zero_label)
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Raise a ValueError unless there are scales, all of them positive."""
-    if not scales or not all(scale > 0 for scale in scales):
-        raise ValueError(f'Expected positive scales, but got {list(scales)}.')

@@ -31,6 +31,7 @@ from ..ops import (
     select_debiased,
 )
 from ..utils import UserError
+from ..utils.checks import spare_inputs
 from .common import Photo, in_background, list_photos, open_shard, read_truth
 from .seed_folder import SeedFolder, open_seeds
 
@@ -138,9 +139,7 @@ def write_debiased_masks(dataset: Any, mask_dir: str | Path, feature_dir: str | 
     Raises:
         UserError: See :func:`learn_debiaser`; if the masks lie in ``out_dir``.
     """
-    if Path(mask_dir).resolve() == Path(out_dir).resolve():
-        raise UserError(f'{out_dir}: the masks lie where the debiased masks are to be written. '
-                        'Give another output folder.')
+    spare_inputs([out_dir], [mask_dir])
     inputs = _open_inputs(dataset, mask_dir, feature_dir, settings)
     origin = dict(kind='debiased', masks=inputs.masks.digest, features=origin_of(inputs.features),
                   tags=state_fingerprint({photo.img_id: photo.tags for photo in inputs.photos}))

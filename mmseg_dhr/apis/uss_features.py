@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..formats import state_fingerprint, write_features
 from ..models.uss import multi_scale_features
-from .common import check_scales, in_background, list_photos, open_shard
+from ..utils.checks import check_scales
+from .common import in_background, list_photos, open_shard
 
 __all__ = ['encoder_settings', 'extract_uss_features', 'write_uss_features']
 

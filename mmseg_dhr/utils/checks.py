@@ -16,8 +16,8 @@ from ..formats import load_torch_file
 from .errors import UserError
 
 __all__ = [
-    'check_checkpoint', 'check_datasets', 'check_depth', 'check_state', 'leaf_datasets',
-    'missing_part', 'naming_broken_files', 'read_checkpoint', 'spare_inputs'
+    'check_checkpoint', 'check_datasets', 'check_depth', 'check_scales', 'check_state',
+    'leaf_datasets', 'missing_part', 'naming_broken_files', 'read_checkpoint', 'spare_inputs'
 ]
 
 _HOW_TO_GIVE = ('Give the folder of your data with `--data-root FOLDER` or the environment '
@@ -307,3 +307,9 @@ def spare_inputs(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os
         if os.path.realpath(path) in read:
             raise UserError(f'{os.fspath(path)}: it is read here, and would be written over. Give '
                             'another output.')
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raise a ValueError unless there are scales, all of them positive."""
+    if not scales or not all(scale > 0 for scale in scales):
+        raise ValueError(f'Expected positive scales, but got {list(scales)}.')

@@ -167,7 +167,7 @@ class TestWriteBaseMasks:
             write_base_masks(scenes, tmp_path, PLAIN, **sources)
     def test_seeds_in_the_output_folder(self, photos, tmp_path) -> None:
         write_mask(tmp_path / 'out/a.png', np.zeros((41, 37), int), [[0, 0, 0]])
-        with pytest.raises(UserError, match='out: the seeds lie where M_base is to be written'):
+        with pytest.raises(UserError, match='out: it is read here'):
             write_base_masks(photos, tmp_path / 'out', PLAIN, seeds=tmp_path / 'x/../out',
                              overwrite=True)
         assert (tmp_path / 'out/a.png').is_file()

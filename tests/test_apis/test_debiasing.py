@@ -145,7 +145,7 @@ def test_other_inputs(rows, folders, change) -> None:
 class TestErrors:
 
     def test_same_folder(self, rows, folders) -> None:
-        with pytest.raises(UserError, match='Give another output folder'):
+        with pytest.raises(UserError, match='it is read here'):
             debias(rows(), folders, out='masks')
 
     def test_no_background_class(self, rows, folders) -> None:

@@ -160,7 +160,7 @@ class TestMultiScale:
 
     @pytest.mark.parametrize('scales', [(), (1.0, 0), (-1.0, )])
     def test_no_such_scales(self, scales) -> None:
-        with pytest.raises(ValueError, match='`scales` to be positive'):
+        with pytest.raises(ValueError, match='positive scales'):
             MultiScaleUSS(dict(type='ColorTextureUSS'), scales)
 
 

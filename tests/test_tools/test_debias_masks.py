@@ -53,7 +53,7 @@ def test_folders(debias) -> None:
     code, line = debias('out', '--features', 'absent')
     assert code == 2 and line.startswith('error: absent: 6 of 6 images have no USS features')
     code, line = debias('masks', '--features', 'features')
-    assert code == 2 and line.startswith('error: masks: the masks lie where')
+    assert code == 2 and line.startswith('error: masks: it is read here')
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ...utils.checks import check_scales
+
 __all__ = ['MultiScaleUSS', 'multi_scale_features']
 
 
@@ -65,8 +67,7 @@ class MultiScaleUSS(BaseModule):
     def __init__(self, encoder: dict[str, Any], scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
                  flip: bool = True) -> None:
         super().__init__()
-        if not scales or min(scales) <= 0:
-            raise ValueError(f'Expected `scales` to be positive numbers, but got {scales}.')
+        check_scales(scales)
         self.encoder = MODELS.build(encoder)
         self.scales = tuple(scales)
         self.flip = flip
